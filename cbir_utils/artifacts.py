@@ -1,0 +1,266 @@
+"""Where a run keeps things: atomic saves, checked loads, and the manifest that ties them together.
+
+A run is one folder, ``results/<dataset>/``. A file in it appears whole or not at all, its SHA-256 is noted
+in ``manifest.json``, and loading checks that hash first. Nothing is ever unpickled.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import tempfile
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+#: Which notebook writes a file, by its name: so that an error can say how to make the file anew.
+MADE_BY = {
+    "labels_database.npy": "01",
+    "labels_queries.npy": "01",
+    "encoder.keras": "02",
+    "autoencoder.keras": "02",
+    "history.json": "02",
+    "codes_database.npy": "03",
+    "codes_queries.npy": "03",
+    "index.faiss": "04",
+    "index.json": "04",
+    "metrics.json": "05",
+}
+
+#: The packages whose versions can change a result, noted in the manifest.
+PACKAGES = ("tensorflow", "keras", "numpy", "scipy", "scikit-learn", "faiss-cpu", "pillow", "matplotlib")
+
+
+class ArtifactError(RuntimeError):
+    """A run's file is missing, damaged or another's; the message names it and the command that makes it anew."""
+
+
+@contextmanager
+def atomic_path(path):
+    """Yield a temporary path beside ``path``; rename it to ``path`` if the block succeeds, delete it if not.
+
+    The temporary name keeps the ending of ``path`` (Keras and Matplotlib choose their format by it).
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, partial = tempfile.mkstemp(prefix=".partial-", suffix="-" + path.name, dir=path.parent)
+    os.close(handle)
+    try:
+        yield Path(partial)
+        umask = os.umask(0)  # mkstemp makes files that nobody else can read; give them the usual mode
+        os.umask(umask)
+        os.chmod(partial, 0o666 & ~umask)
+        os.replace(partial, path)
+    finally:
+        Path(partial).unlink(missing_ok=True)
+
+
+def sha256(path):
+    """The SHA-256 of a file's bytes, as 64 hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_json(path, value):
+    """Write ``value`` to ``path`` as indented JSON, atomically."""
+    with atomic_path(path) as partial:
+        partial.write_text(json.dumps(value, indent=2) + "\n")
+
+
+class Run:
+    """The artifacts of one dataset's run, ``<results>/<dataset>/``.
+
+    Every ``name`` below is a path inside that folder, with forward slashes: ``"convolutional/encoder.keras"``.
+    """
+
+    def __init__(self, dataset, results="results"):
+        self.dataset = str(dataset)
+        self.results = Path(results)
+        self.folder = self.results / self.dataset
+
+    def path(self, name):
+        """Where the artifact ``name`` is kept."""
+        return self.folder / name
+
+    @property
+    def manifest(self):
+        """The manifest as a dict, empty before the first save."""
+        path = self.path("manifest.json")
+        if not path.exists():
+            return {}
+        try:
+            return json.loads(path.read_text())
+        except ValueError as error:
+            raise ArtifactError(
+                f"{path} is not valid JSON ({error}); delete it and run {self.remedy('01', '05')}"
+            ) from error
+
+    def remedy(self, start, stop=None):
+        """The shell command that makes the artifacts of notebooks ``start`` to ``stop`` anew."""
+        command = f"python -m cbir_utils run --dataset {self.dataset} --from {start} --to {stop or start}"
+        return f"`{command} --results {self.results}`"
+
+    def remedy_for(self, name):
+        """The shell command that makes the artifact ``name`` anew."""
+        return self.remedy(MADE_BY.get(PurePosixPath(name).name, "01"))
+
+    # -- saving ---------------------------------------------------------------------------------------
+
+    @contextmanager
+    def writing(self, name):
+        """Yield a temporary path to write to; on success it becomes the artifact ``name`` and enters the manifest."""
+        with atomic_path(self.path(name)) as partial:
+            yield partial
+        self.record_files(name)
+
+    def save_array(self, name, array):
+        """Save a NumPy array as ``.npy``, without pickling."""
+        with self.writing(name) as partial, open(partial, "wb") as file:
+            np.save(file, np.asarray(array), allow_pickle=False)
+
+    def save_json(self, name, value):
+        """Save ``value`` as JSON."""
+        with self.writing(name) as partial:
+            partial.write_text(json.dumps(value, indent=2) + "\n")
+
+    def save_figure(self, figure, name):
+        """Save a Matplotlib figure as ``figures/<name>.png`` and ``.pdf``; returns the PNG's path."""
+        for ending in ("pdf", "png"):
+            with self.writing(f"figures/{name}.{ending}") as partial:
+                # No date or version in the file: the same picture has the same hash.
+                stamp = {"CreationDate": None} if ending == "pdf" else {"Software": None}
+                figure.savefig(partial, metadata=stamp, bbox_inches="tight")
+        return self.path(f"figures/{name}.png")
+
+    def record_files(self, *names):
+        """Note the SHA-256 and size of saved artifacts in the manifest."""
+        facts = {n: {"sha256": sha256(self.path(n)), "bytes": self.path(n).stat().st_size} for n in names}
+        self.record(files=facts)
+
+    def record(self, **facts):
+        """Merge facts into the manifest: ``record(parameters={"02_train_autoencoder": {...}}, timings={...})``.
+
+        Dicts are merged key by key, everything else is replaced.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with open(self.path(".manifest.lock"), "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # two notebooks may save at once
+            manifest = self.manifest
+            facts = {"dataset": self.dataset, "packages": package_versions(), "machine": machine(), **facts}
+            for key, value in facts.items():
+                if isinstance(value, dict):
+                    value = {**manifest.get(key, {}), **value}
+                manifest[key] = value
+            manifest["updated"] = datetime.now(UTC).isoformat(timespec="seconds")
+            write_json(self.path("manifest.json"), manifest)
+
+    # -- loading --------------------------------------------------------------------------------------
+
+    def checked_path(self, name):
+        """The path of the artifact ``name``, after comparing the file with its hash in the manifest.
+
+        Raises :class:`ArtifactError`, with the command that makes it anew, if it is missing or differs.
+        """
+        path = self.path(name)
+        if not path.is_file():
+            raise ArtifactError(f"{path} does not exist yet; make it with {self.remedy_for(name)}")
+        noted = self.manifest.get("files", {}).get(name)
+        if noted is None:
+            raise ArtifactError(f"{path} is not in the run's manifest; make it anew with {self.remedy_for(name)}")
+        if sha256(path) != noted["sha256"]:
+            raise ArtifactError(
+                f"{path} differs from its hash in the manifest (damaged or changed since it was written); "
+                f"make it anew with {self.remedy_for(name)}"
+            )
+        return path
+
+    def load_array(self, name, shape=None, dtype=None):
+        """Load a ``.npy`` artifact after checking hash, shape and dtype.
+
+        ``shape`` may hold ``None`` where any length will do: ``(None, 128)``.
+        """
+        path = self.checked_path(name)
+        try:
+            array = np.load(path, allow_pickle=False)
+        except (ValueError, EOFError, OSError) as error:
+            raise ArtifactError(f"{path} is no .npy file; make it anew with {self.remedy_for(name)}") from error
+        if shape is not None:
+            fits = len(shape) == array.ndim and all(
+                want in (None, have) for want, have in zip(shape, array.shape, strict=True)
+            )
+            if not fits:
+                raise ArtifactError(
+                    f"{path} holds an array of shape {array.shape}, but {tuple(shape)} is needed; "
+                    f"make it anew with {self.remedy_for(name)}"
+                )
+        if dtype is not None and array.dtype != np.dtype(dtype):
+            raise ArtifactError(
+                f"{path} holds {array.dtype}, but {np.dtype(dtype)} is needed; "
+                f"make it anew with {self.remedy_for(name)}"
+            )
+        return array
+
+    def load_json(self, name):
+        """Load a JSON artifact after checking its hash."""
+        path = self.checked_path(name)
+        try:
+            return json.loads(path.read_text())
+        except ValueError as error:
+            raise ArtifactError(f"{path} is not valid JSON; make it anew with {self.remedy_for(name)}") from error
+
+    def file_hash(self, name):
+        """The SHA-256 of the artifact ``name``, after checking that the file still has it."""
+        self.checked_path(name)
+        return self.manifest["files"][name]["sha256"]
+
+    # -- the table of results ---------------------------------------------------------------------------
+
+    def add_metrics(self, rows):
+        """Put rows into ``metrics.json``, replacing those of the same method and distance, keeping the others."""
+        known = self.load_json("metrics.json") if self.path("metrics.json").exists() else []
+        table = {(row["method"], row["distance"]): row for row in [*known, *rows]}
+        self.save_json("metrics.json", list(table.values()))
+
+    # -- one run at a time --------------------------------------------------------------------------------
+
+    @contextmanager
+    def exclusive(self):
+        """Hold this results folder for one run; raises :class:`ArtifactError` at once if another run holds it.
+
+        The lock belongs to the process and goes with it, however it ends.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.path(".run.lock")
+        with open(path, "a+") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                lock.seek(0)
+                raise ArtifactError(
+                    f"another run (process {lock.read().strip() or 'unknown'}) is writing to {self.folder}; "
+                    "wait for it to end, or choose another folder with --results"
+                ) from None
+            lock.truncate(0)
+            lock.write(str(os.getpid()))
+            lock.flush()
+            yield
+
+
+def package_versions():
+    """The installed versions of the packages that can change a result; ``None`` for one that is missing."""
+    versions = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = None
+    return versions
+
+
+def machine():
+    """What the run is made on: system, processor architecture and number of cores."""
+    return {"system": platform.system(), "architecture": platform.machine(), "cores": os.cpu_count()}

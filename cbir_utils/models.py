@@ -1,0 +1,66 @@
+"""The autoencoders. Each builder returns encoder, decoder and autoencoder as three named Keras models.
+
+Keras 3, backend-neutral: nothing here knows TensorFlow from JAX or PyTorch.
+"""
+
+from typing import NamedTuple
+
+import keras
+from keras import layers
+
+
+class Autoencoder(NamedTuple):
+    """Three models over the same weights: ``autoencoder(x) = decoder(encoder(x))`` (paper, equation 1)."""
+
+    encoder: keras.Model
+    decoder: keras.Model
+    autoencoder: keras.Model
+
+
+def build_convolutional(input_shape=(28, 28, 1), *, seed=0):
+    """The paper's convolutional autoencoder, layer by layer from its listing (section VI-E).
+
+    At 28×28×1 it has 4,385 weights and a code of (4, 4, 8) flattened to 128 numbers, all ≥ 0 (they leave a
+    ReLU). The listing's one convolution without padding brings 16 back to 14, so that the output is 28 again.
+    That works out only where height and width are 4 more than a multiple of 8; at other sizes this
+    convolution is padded as well and the surplus rows and columns are cropped.
+
+    Parameters
+    ----------
+    input_shape : tuple of int
+        ``(H, W, C)`` of the images, float32 in [0, 1].
+    seed : int
+        Seed of the weights (Glorot uniform, Keras's default, which the listing leaves unnamed).
+
+    Returns
+    -------
+    Autoencoder
+        The models ``encoder`` (images → codes ``(N, D)``), ``decoder`` (codes → images in [0, 1]) and
+        ``autoencoder``.
+    """
+    height, width, channels = input_shape
+    as_listed = height % 8 == 4 and width % 8 == 4
+    seeds = iter(range(7 * seed, 7 * seed + 7))  # the network has seven convolutions: no seed serves two
+
+    def convolution(filters, activation="relu", padding="same"):
+        initializer = keras.initializers.GlorotUniform(seed=next(seeds))
+        return layers.Conv2D(filters, (3, 3), activation=activation, padding=padding, kernel_initializer=initializer)
+
+    image = keras.Input(input_shape, name="image")
+    x = image
+    for filters in (16, 8, 8):
+        x = convolution(filters)(x)
+        x = layers.MaxPooling2D((2, 2), padding="same")(x)
+    grid = x.shape[1:]
+    encoder = keras.Model(image, layers.Flatten()(x), name="encoder")
+
+    code = keras.Input(encoder.output_shape[1:], name="code")
+    x = layers.Reshape(grid)(code)
+    for filters, padding in ((8, "same"), (8, "same"), (16, "valid" if as_listed else "same")):
+        x = convolution(filters, padding=padding)(x)
+        x = layers.UpSampling2D((2, 2))(x)
+    x = convolution(channels, activation="sigmoid")(x)
+    if not as_listed:
+        x = layers.Cropping2D(((0, x.shape[1] - height), (0, x.shape[2] - width)))(x)
+    decoder = keras.Model(code, x, name="decoder")
+    return Autoencoder(encoder, decoder, keras.Model(image, decoder(encoder(image)), name="autoencoder"))
