@@ -1,0 +1,348 @@
+"""Nearest-neighbour search: exact, by Euclidean, cosine or Manhattan distance.
+
+The paper's retrieval step (sections V-B and VI-D): the code of a query is compared with the code of every image
+of the database, and the nearest come back first.
+"""
+
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import faiss
+import numpy as np
+from scipy.spatial.distance import cdist
+from threadpoolctl import ThreadpoolController
+
+from cbir_utils.artifacts import atomic_path, sha256, write_json
+
+#: Distances by name. ``euclidean`` is the paper's equation 2; ``cosine`` is 1 - cos(angle), in [0, 2];
+#: ``manhattan`` is the sum of absolute differences.
+METRICS = ("euclidean", "cosine", "manhattan")
+
+#: What FAISS calls them, so that any FAISS program can search a saved index.
+FAISS_METRICS = {
+    "euclidean": faiss.METRIC_L2,
+    "cosine": faiss.METRIC_INNER_PRODUCT,
+    "manhattan": faiss.METRIC_L1,
+}
+
+#: Handled at a time: so many queries by a core, so many slabs of rows, so many (query, row) pairs where exact distances are computed.
+QUERIES, SLABS, PAIRS = 128, 32, 2**16
+
+#: To keep BLAS to one thread while several blocks of queries are searched side by side.
+_THREADS = ThreadpoolController()
+
+
+class IndexFileError(ValueError):
+    """A saved index is missing, damaged or another encoder's; the message names the file."""
+
+
+class Hits(NamedTuple):
+    """The nearest rows of each query, nearest first; of rows at equal distance the lower id comes first."""
+
+    distances: np.ndarray  #: (Q, K) float32
+    ids: np.ndarray  #: (Q, K) int64, row numbers of the database
+
+
+class Index:
+    """Exact nearest-neighbour search over float32 rows, which FAISS keeps and saves.
+
+    Distances are computed in float64 from the float32 rows and returned as float32; ties are decided on what is
+    returned. FAISS's own exact search was several times slower than a matrix product on the machines where it was
+    tried (``make bench``), so Euclidean and cosine search go through the product; Manhattan has none and goes
+    through FAISS.
+
+    Parameters
+    ----------
+    metric : {"euclidean", "cosine", "manhattan"}
+        A row of zeros has no direction; its cosine distance to everything is 1, as in scikit-learn.
+    encoder_hash : str, optional
+        Hash of the encoder that made the codes; saved with the index, so that ``load`` can refuse another's.
+    """
+
+    def __init__(self, metric="euclidean", *, encoder_hash=None):
+        if metric not in METRICS:
+            raise ValueError(f"there is no metric {metric!r}; choose one of {', '.join(METRICS)}")
+        self.metric = metric
+        self.encoder_hash = encoder_hash
+        self._faiss = None
+        self._norms = np.empty(0, np.float32)  # squared lengths of the rows
+
+    def __len__(self):
+        return 0 if self._faiss is None else self._faiss.ntotal
+
+    @property
+    def dimension(self):
+        """The code length D, or ``None`` while the index is empty."""
+        return None if self._faiss is None else self._faiss.d
+
+    @property
+    def _rows(self):
+        """The rows, ``(N, D)`` float32 (scaled to unit length for cosine): FAISS's own memory, not a copy."""
+        count = len(self) * self.dimension
+        return faiss.rev_swig_ptr(self._faiss.get_xb(), count).reshape(len(self), self.dimension)
+
+    def add(self, codes):
+        """Append ``(N, D)`` float32 codes; their ids continue the numbering from ``len(index)``."""
+        codes = self._checked(codes, "codes")
+        if self.metric == "cosine":
+            codes = _unit_length(codes)
+        if self._faiss is None:
+            self._faiss = faiss.IndexFlat(codes.shape[1], FAISS_METRICS[self.metric])
+        self._faiss.add(codes)
+        self._norms = np.concatenate([self._norms, _squared_lengths(codes)])
+
+    def search(self, queries, k, *, exclude_self=None):
+        """The ``k`` nearest rows of each query.
+
+        Parameters
+        ----------
+        queries : ndarray
+            ``(Q, D)`` float32, or ``(D,)`` for one query (which then counts as Q = 1).
+        k : int
+            1 ≤ k ≤ the number of rows (less one with ``exclude_self``).
+        exclude_self : sequence of int, optional
+            For queries that are in the database: the row id of each, left out of its own hits.
+
+        Returns
+        -------
+        Hits
+            ``distances (Q, K)`` float32 and ``ids (Q, K)`` int64, nearest first.
+
+        Raises
+        ------
+        ValueError
+            For k out of range, an empty index, or queries of the wrong dtype, rank or length, or not finite.
+        """
+        queries, own = self._checked_queries(queries, exclude_self)
+        most = len(self) - (own is not None)
+        if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
+            raise ValueError(f"k must be a whole number of 1 or more, not {k!r}")
+        if k > most:
+            without = " besides the query itself" if own is not None else ""
+            raise ValueError(f"k is {k}, but the index holds only {most} rows{without}")
+
+        starts = range(0, len(queries), QUERIES)
+        if len(starts) == 1:
+            return self._search_block(queries, k, own)
+        blocks = [slice(start, start + QUERIES) for start in starts]
+        # A block of queries to each core, and within a block one thread: the steps between products profit too.
+        with _THREADS.limit(limits=1, user_api="blas"), ThreadPoolExecutor(os.cpu_count()) as pool:
+            parts = pool.map(lambda b: self._search_block(queries[b], k, None if own is None else own[b]), blocks)
+            return Hits(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+
+    def rank(self, queries, *, exclude_self=None, block=64):
+        """Rank the whole database for each query: yields ``(B, N)`` int64 ids, nearest first, block by block.
+
+        In blocks, because 10,000 full rankings of 60,000 rows would fill 4.8 GB. With ``exclude_self`` each
+        ranking has N - 1 ids.
+        """
+        queries, own = self._checked_queries(queries, exclude_self)
+        rows = self._rows.astype(np.float64)
+        for start in range(0, len(queries), block):
+            distances = self._all_distances(queries[start : start + block], rows)
+            if own is not None:
+                distances[np.arange(len(distances)), own[start : start + block]] = np.inf
+            # Non-negative floats sort like their bits taken as integers. With the distance in the high half and
+            # the row id in the low half of one 64-bit key, sorting the keys sorts by distance, then by id.
+            keys = distances.view(np.uint32).astype(np.uint64) << np.uint64(32)
+            keys |= np.arange(len(self), dtype=np.uint64)
+            keys.sort(axis=1)
+            ids = (keys & np.uint64(0xFFFFFFFF)).astype(np.int64)
+            yield ids[:, :-1] if own is not None else ids
+
+    def save(self, path):
+        """Write the rows to ``path`` (``index.faiss``) and their description beside it (``index.json``)."""
+        if not len(self):
+            raise ValueError("the index is empty; add codes before saving it")
+        path = Path(path)
+        with atomic_path(path) as partial:
+            faiss.write_index(self._faiss, str(partial))
+        facts = {
+            "kind": "exact",
+            "metric": self.metric,
+            "dimension": self.dimension,
+            "rows": len(self),
+            "encoder_hash": self.encoder_hash,
+            "sha256": sha256(path),
+        }
+        write_json(path.with_suffix(".json"), facts)
+
+    @classmethod
+    def load(cls, path, *, encoder_hash=None):
+        """Read an index that :meth:`save` wrote.
+
+        With ``encoder_hash``, refuse an index whose codes another encoder made. Raises :class:`IndexFileError`,
+        naming the file, if either file is missing, damaged, no index, or another encoder's.
+        """
+        path = Path(path)
+        facts_path = path.with_suffix(".json")
+        for file in (path, facts_path):
+            if not file.is_file():
+                raise IndexFileError(f"{file} does not exist; build the index with notebook 04_build_index")
+        try:
+            facts = json.loads(facts_path.read_text())
+            index = cls(facts["metric"], encoder_hash=facts["encoder_hash"])
+            same = sha256(path) == facts["sha256"]
+            expected = (facts["dimension"], facts["rows"], FAISS_METRICS[facts["metric"]])
+        except (ValueError, KeyError, TypeError) as error:
+            raise IndexFileError(f"{facts_path} is no description of an index; build the index anew") from error
+        if encoder_hash is not None and index.encoder_hash != encoder_hash:
+            raise IndexFileError(
+                f"{path} holds the codes of another encoder ({str(index.encoder_hash)[:12]}…, not "
+                f"{encoder_hash[:12]}…); encode the database and build the index anew (notebooks 03 and 04)"
+            )
+        try:
+            flat = faiss.downcast_index(faiss.read_index(str(path)))
+        except RuntimeError as error:
+            raise IndexFileError(f"{path} is no FAISS index, or a truncated one; build the index anew") from error
+        if not same or not hasattr(flat, "get_xb") or (flat.d, flat.ntotal, flat.metric_type) != expected:
+            raise IndexFileError(f"{path} is not the file that {facts_path.name} describes; build the index anew")
+        index._faiss = flat
+        index._norms = _squared_lengths(index._rows)
+        return index
+
+    # -- how it is computed -----------------------------------------------------------------------------------
+
+    def _search_block(self, queries, k, own):
+        """Search with a few queries: find candidates that surely include the nearest, then measure them exactly."""
+        candidates = self._manhattan_candidates if self.metric == "manhattan" else self._product_candidates
+        of_query, rows = candidates(queries, k + (own is not None))  # one more, in case the query itself is there
+        exact = self._exact(queries, of_query, rows)
+        if own is not None:
+            others = rows != own[of_query]
+            of_query, rows, exact = of_query[others], rows[others], exact[others]
+        order = np.lexsort((rows, exact, of_query))
+        first = np.searchsorted(of_query[order], np.arange(len(queries)))
+        nearest = order[first[:, None] + np.arange(k)]
+        return Hits(exact[nearest], rows[nearest])
+
+    def _product_candidates(self, queries, k):
+        """Pairs (query, row) that include each query's ``k`` nearest rows, by a matrix product.
+
+        ``|q - r|² = |q|² + |r|² - 2 q·r``: without ``|q|²``, which ranks nothing, one score per row. Each score
+        has a rounding error, so a row is a candidate up to twice the error's bound above the k-th best.
+        """
+        # The rows are taken in slabs, and the rows at one place of each slab form a group. The k smallest group
+        # minima belong to k different rows, so the k-th best score is no greater, and finding it among the minima
+        # is a fraction of the work of finding it among the scores.
+        width = max(-(-len(self) // SLABS), min(4 * k, len(self)))
+        slabs = -(-len(self) // width)
+        rows, doubled = self._rows, -2 * queries
+        scores = np.empty((slabs, len(queries), width), np.float32)
+        scores[-1, :, len(self) - (slabs - 1) * width :] = np.inf  # where the last slab has no rows
+        if len(queries) == 1:  # one long product is faster than many short ones
+            flat = scores.reshape(-1)[: len(self)]
+            np.matmul(rows, doubled[0], out=flat)
+            flat += self._norms
+            minima = scores.min(axis=0)
+        else:
+            minima = np.full(scores.shape[1:], np.inf, np.float32)
+            for slab, part in enumerate(scores):
+                these = slice(slab * width, min((slab + 1) * width, len(self)))
+                known = part[:, : these.stop - these.start]
+                np.matmul(doubled, rows[these].T, out=known)
+                known += self._norms[these]
+                np.minimum(minima, part, out=minima)
+        limit = np.partition(minima, k - 1, axis=1)[:, k - 1].astype(np.float64)
+        # |error| ≤ (D + 2) u (2 |q| |r| + |r|²) with u = 2⁻²⁴ (Higham 2002, Accuracy and Stability of Numerical
+        # Algorithms, section 3.1). The last term covers the rounding of distances to float32, which makes ties.
+        lengths = np.sqrt(_squared_lengths(queries), dtype=np.float64)
+        longest = np.sqrt(self._norms.max(), dtype=np.float64)
+        error = (self.dimension + 2) * 2.0**-24 * longest * (2 * lengths + longest)
+        limit = (limit + 2 * error + 2.0**-22 * (np.abs(limit) + lengths**2)).astype(np.float32)
+        of_query, group = np.divmod(np.flatnonzero(minima <= limit[:, None]), width)
+        slab, pair = np.nonzero(scores[:, of_query, group] <= limit[of_query])
+        return of_query[pair], slab * width + group[pair]
+
+    def _manhattan_candidates(self, queries, k):
+        """Pairs (query, row) that include each query's ``k`` nearest rows, by FAISS's search."""
+        ask, cut = k, True
+        while cut and ask < len(self):
+            ask = min(len(self), 2 * ask)
+            distances, ids = self._faiss.search(queries, ask)
+            # FAISS sums in float32 and may cut a tie anywhere: ask for more until the last is clearly beyond.
+            cut = (distances[:, -1] <= distances[:, k - 1] * (1 + 2.0**-22 * self.dimension)).any()
+        if cut:
+            ids = np.broadcast_to(np.arange(len(self)), (len(queries), len(self)))
+        return np.repeat(np.arange(len(queries)), ids.shape[1]), ids.ravel()
+
+    def _exact(self, queries, of_query, rows):
+        """The distance of each pair: float64 arithmetic on the float32 rows, rounded to float32 at the end."""
+        distances = np.empty(len(rows), np.float32)
+        for start in range(0, len(rows), PAIRS):
+            q = queries[of_query[start : start + PAIRS]].astype(np.float64)
+            r = self._rows[rows[start : start + PAIRS]]
+            if self.metric == "manhattan":
+                pairs = np.abs(q - r).sum(axis=1)
+            else:
+                pairs = _squared_lengths(q - r)
+            if self.metric == "euclidean":
+                pairs = np.sqrt(pairs)
+            elif self.metric == "cosine":  # |q - r|² = 2 - 2 q·r at unit length; zero rows are 1 from all
+                pairs = np.where(q.any(axis=1) & r.any(axis=1), pairs / 2, 1.0)
+            distances[start : start + PAIRS] = pairs
+        return distances
+
+    def _all_distances(self, queries, rows):
+        """Every distance from ``queries`` to ``rows`` (float64), ``(Q, N)`` float32, for ranking."""
+        queries = queries.astype(np.float64)
+        if self.metric == "manhattan":
+            return cdist(queries, rows, "cityblock").astype(np.float32)
+        lengths = _squared_lengths(queries)[:, None] + _squared_lengths(rows)
+        squared = lengths - 2 * (queries @ rows.T)
+        # What is left of a difference below its rounding error is no distance: the two rows are the same.
+        squared[squared < 1e-14 * self.dimension * lengths] = 0
+        if self.metric == "euclidean":
+            return np.sqrt(squared, out=squared).astype(np.float32)
+        squared[:, ~rows.any(axis=1)] = squared[~queries.any(axis=1)] = 2
+        return (squared / 2).astype(np.float32)
+
+    # -- what is checked --------------------------------------------------------------------------------------
+
+    def _checked(self, codes, what):
+        """``codes`` as a contiguous float32 matrix that fits the index; else a ValueError that says what is wrong."""
+        codes = np.asarray(codes)
+        if codes.dtype != np.float32:
+            raise ValueError(f"{what} must be float32, not {codes.dtype}; convert with .astype('float32')")
+        if codes.ndim != 2 or 0 in codes.shape:
+            raise ValueError(f"{what} must be a non-empty (N, D) matrix, not of shape {codes.shape}")
+        if self.dimension not in (None, codes.shape[1]):
+            raise ValueError(f"{what} have {codes.shape[1]} numbers each, but the index has {self.dimension}")
+        bad = np.flatnonzero(~np.isfinite(codes).all(axis=1))
+        if len(bad):
+            raise ValueError(f"{what} have NaN or infinity in {len(bad)} row(s), first in row {bad[0]}")
+        return np.ascontiguousarray(codes)
+
+    def _checked_queries(self, queries, exclude_self):
+        """Queries as ``(Q, D)`` (unit length for cosine) and their own row ids as an array, or ``None``."""
+        if not len(self):
+            raise ValueError("the index is empty; add codes before searching it")
+        queries = np.asarray(queries)
+        queries = self._checked(queries[None] if queries.ndim == 1 else queries, "queries")
+        if self.metric == "cosine":
+            queries = _unit_length(queries)
+        if exclude_self is None:
+            return queries, None
+        own = np.atleast_1d(np.asarray(exclude_self))
+        if own.shape != (len(queries),) or own.dtype.kind not in "iu" or own.min() < 0 or own.max() >= len(self):
+            raise ValueError(
+                f"exclude_self must give one row id from 0 to {len(self) - 1} for each of the {len(queries)} queries"
+            )
+        return queries, own.astype(np.int64)
+
+
+def _squared_lengths(rows):
+    """The squared Euclidean length of each row."""
+    return np.einsum("nd,nd->n", rows, rows)
+
+
+def _unit_length(rows):
+    """Rows scaled to unit Euclidean length, float32; rows of zeros stay as they are."""
+    rows = rows.astype(np.float64)
+    rows /= np.maximum(np.abs(rows).max(axis=1, keepdims=True), np.finfo(np.float64).tiny)  # squares can't overflow
+    lengths = np.sqrt(_squared_lengths(rows))[:, None]
+    return (rows / np.where(lengths > 0, lengths, 1)).astype(np.float32)
+

@@ -1,0 +1,106 @@
+"""How good a ranking is, from labels alone: precision@k, R-precision, average precision, and their intervals.
+
+Nothing here sees an image, a code or a distance: a ranking comes in as row ids, nearest first.
+"""
+
+import numpy as np
+
+#: The cut-offs k at which precision is reported.
+CUTOFFS = (1, 5, 10, 100)
+
+
+def relevance(ids, labels_queries, labels_database):
+    """Which hits are relevant, that is, of their query's class: ids ``(Q, K)`` → bool ``(Q, K)``."""
+    return np.asarray(labels_database)[ids] == np.asarray(labels_queries)[:, None]
+
+
+def precision_at_k(relevant, k):
+    """The share of relevant images among the first ``k``: bool ``(Q, K)`` → float64 ``(Q,)`` in [0, 1]."""
+    relevant = np.asarray(relevant, dtype=bool)
+    if not 1 <= k <= relevant.shape[1]:
+        raise ValueError(f"precision@{k} needs rankings of {k} or more images, not {relevant.shape[1]}")
+    return relevant[:, :k].mean(axis=1)
+
+
+def r_precision(relevant):
+    """Precision@R, where R is how many images of the database are relevant to the query.
+
+    ``relevant`` is bool ``(Q, N)`` over the *whole* ranking. A query without a relevant image gives NaN.
+    """
+    relevant = np.asarray(relevant, dtype=bool)
+    totals = relevant.sum(axis=1)
+    early = relevant & (np.arange(relevant.shape[1]) < totals[:, None])
+    return _share(early.sum(axis=1), totals)
+
+
+def average_precision(relevant):
+    """Average precision over the *whole* ranking: bool ``(Q, N)`` → float64 ``(Q,)`` in [0, 1].
+
+    ``AP = (1/R) Σ precision@r`` over the ranks ``r`` of the R relevant images (Manning, Raghavan and Schütze 2008,
+    Introduction to Information Retrieval, section 8.4). A query without a relevant image gives NaN.
+    """
+    relevant = np.asarray(relevant, dtype=bool)
+    precision = np.cumsum(relevant, axis=1) / np.arange(1, relevant.shape[1] + 1)
+    return _share(np.where(relevant, precision, 0.0).sum(axis=1), relevant.sum(axis=1))
+
+
+def bootstrap_interval(values, *, level=0.95, resamples=1000, seed=0):
+    """A percentile bootstrap interval for the mean of ``values (Q,)``: (low, high); NaN values are left out.
+
+    Queries are drawn with replacement (Efron 1979): it says how much the mean would vary over other queries of
+    the same kind, not over other training runs.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    values = values[~np.isnan(values)]
+    if not len(values):
+        return float("nan"), float("nan")
+    rng = np.random.default_rng(seed)
+    means = [values[rng.integers(len(values), size=len(values))].mean() for _ in range(resamples)]
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def per_query(rankings, labels_queries, labels_database):
+    """Every metric of every query.
+
+    Parameters
+    ----------
+    rankings : iterable of ndarray
+        Blocks of full rankings ``(B, N)``, such as ``Index.rank`` yields; together one row per query.
+    labels_queries, labels_database : ndarray
+        ``(Q,)`` and ``(N,)`` int.
+
+    Returns
+    -------
+    dict of str to ndarray
+        ``"P@1"``, ``"P@5"``, ``"P@10"``, ``"P@100"`` (as far as the rankings reach), ``"R-precision"`` and ``"AP"``,
+        each float64 ``(Q,)``.
+    """
+    labels_queries = np.asarray(labels_queries)
+    blocks, done = [], 0
+    for ids in rankings:
+        relevant = relevance(ids, labels_queries[done : done + len(ids)], labels_database)
+        done += len(ids)
+        block = {f"P@{k}": precision_at_k(relevant, k) for k in CUTOFFS if k <= relevant.shape[1]}
+        block["R-precision"] = r_precision(relevant)
+        block["AP"] = average_precision(relevant)
+        blocks.append(block)
+    if done != len(labels_queries):
+        raise ValueError(f"there are rankings for {done} queries, but labels for {len(labels_queries)}")
+    return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+
+
+def summarize(values):
+    """The means over queries and the 95 % interval of mAP, as a row of ``metrics.json``.
+
+    ``values`` is what :func:`per_query` returns. Queries without a relevant image are left out of R-precision and mAP.
+    """
+    row = {name: float(np.nanmean(v)) for name, v in values.items() if name != "AP"}
+    row["mAP"] = float(np.nanmean(values["AP"]))
+    row["mAP_interval"] = list(bootstrap_interval(values["AP"]))
+    return row
+
+
+def _share(part, whole):
+    """``part / whole``, NaN where ``whole`` is 0."""
+    return np.divide(part, whole, out=np.full(len(whole), np.nan), where=whole > 0)
