@@ -195,7 +195,7 @@ class Index:
                 f"{encoder_hash[:12]}…); encode the database and build the index anew (notebooks 03 and 04)"
             )
         try:
-            flat = faiss.downcast_index(faiss.read_index(str(path)))
+            flat = faiss.read_index(str(path))
         except RuntimeError as error:
             raise IndexFileError(f"{path} is no FAISS index, or a truncated one; build the index anew") from error
         if not same or not hasattr(flat, "get_xb") or (flat.d, flat.ntotal, flat.metric_type) != expected:

@@ -90,14 +90,20 @@ def per_query(rankings, labels_queries, labels_database):
     return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
 
 
-def summarize(values):
-    """The means over queries and the 95 % interval of mAP, as a row of ``metrics.json``.
+def summarize(values, *, n_database, seeds):
+    """The means over queries, the 95 % interval of mAP and the protocol, for a row of ``metrics.json``.
 
-    ``values`` is what :func:`per_query` returns. Queries without a relevant image are left out of R-precision and mAP.
+    ``values`` is what :func:`per_query` returns, ``n_database`` the number of images searched, ``seeds`` those of the
+    trainings behind the row. Queries without a relevant image are left out of R-precision and mAP.
     """
     row = {name: float(np.nanmean(v)) for name, v in values.items() if name != "AP"}
     row["mAP"] = float(np.nanmean(values["AP"]))
     row["mAP_interval"] = list(bootstrap_interval(values["AP"]))
+    row["seeds"] = list(seeds)
+    row["protocol"] = (
+        f"{len(values['AP']):,} queries against a database of {n_database:,} images, fitted on the database only, without "
+        f"labels; average precision over the full ranking; 95 % bootstrap interval over queries; {len(seeds)} seed(s)."
+    )
     return row
 
 

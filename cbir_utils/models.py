@@ -3,10 +3,31 @@
 Keras 3, backend-neutral: nothing here knows TensorFlow from JAX or PyTorch.
 """
 
+import os
+from contextlib import contextmanager
 from typing import NamedTuple
 
-import keras
-from keras import layers
+
+@contextmanager
+def _quiet():
+    """Silence file descriptor 2: TensorFlow writes notes there on import, before its logging can be set up.
+
+    They say that there is no GPU, and fill the first cell of a notebook. Python's exceptions still come through.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # the same for its later notes; set it to 0 to read them
+    saved = os.dup(2)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+
+
+with _quiet():
+    import keras
+    from keras import layers
 
 
 class Autoencoder(NamedTuple):

@@ -3,10 +3,10 @@
 import time
 from dataclasses import dataclass, field
 
-import keras
 import numpy as np
 
 from cbir_utils.datasets import scale
+from cbir_utils.models import keras  # imported there, quietly
 
 #: Reconstruction losses by name: how far the output is from the input, averaged over pixels and images.
 LOSSES = {

@@ -1,0 +1,369 @@
+"""Runs the numbered notebooks with papermill: ``python -m cbir_utils run --help``."""
+
+import argparse
+import ast
+import difflib
+import os
+import re
+import shlex
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import yaml
+
+from cbir_utils.artifacts import ArtifactError, Run, atomic_path
+from cbir_utils.datasets import SOURCES
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS = ROOT / "notebooks"
+KERNEL = "python3"
+
+
+class UsageError(Exception):
+    """The command line asks for something that does not exist; the message says what does."""
+
+
+class NotebookFailed(Exception):
+    """A notebook stopped with an exception; the message names notebook, cell and exception."""
+
+
+# -- what is to be run ------------------------------------------------------------------------------------------
+
+
+def select_notebooks(start, stop, folder=NOTEBOOKS):
+    """The notebooks from number ``start`` to ``stop``, in order; raises :class:`UsageError` if there is none."""
+    every = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
+    if not every:
+        raise UsageError(f"there are no notebooks in {folder}; run from a clone of the repository")
+    chosen = [path for path in every if int(start) <= int(path.name[:2]) <= int(stop)]
+    if not chosen:
+        known = ", ".join(path.stem for path in every)
+        raise UsageError(f"no notebook is numbered from {start} to {stop}; there are {known}")
+    return chosen
+
+
+def declared_parameters(notebook):
+    """A notebook's parameters and their default values, as papermill reads them from the tagged cell."""
+    from papermill import inspect_notebook
+
+    found = inspect_notebook(str(notebook))
+    return {name: ast.literal_eval(facts["default"]) for name, facts in found.items()}
+
+
+def load_profile(name, folder=NOTEBOOKS / "parameters"):
+    """The parameters of a profile: ``workshop`` is the notebooks' own values, any other is ``<name>.yaml``."""
+    if name == "workshop":
+        return {}
+    path = folder / f"{name}.yaml"
+    if not path.is_file():
+        known = ["workshop", *sorted(p.stem for p in folder.glob("*.yaml"))]
+        raise UsageError(f"there is no profile {name!r}; choose one of {', '.join(known)}")
+    return yaml.safe_load(path.read_text()) or {}
+
+
+def parse_assignment(text):
+    """``"epochs=3"`` → ``("epochs", 3)``; the value is read as YAML, so ``true``, ``0.5`` and ``[1, 2]`` work."""
+    name, equals, value = text.partition("=")
+    if not equals or not name.isidentifier():
+        raise UsageError(f"-p {text}: expected name=value, such as -p epochs=3")
+    try:
+        return name, yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise UsageError(f"-p {text}: the value cannot be read as YAML") from error
+
+
+def assign_parameters(given, notebooks, every):
+    """Give each notebook those of the ``given`` parameters that it declares.
+
+    ``notebooks`` are the ones to be run, ``every`` all there are (each a path). Returns ``{path: {name: value}}``.
+    Raises :class:`UsageError` for a name that none of ``notebooks`` declares, or a value of another type than the
+    default: papermill would only warn.
+    """
+    declared = {path: declared_parameters(path) for path in every}
+    chosen = {name for path in notebooks for name in declared[path]}
+    for name, value in given.items():
+        owners = [path.stem for path in every if name in declared[path]]
+        if not owners:
+            known = sorted({n for parameters in declared.values() for n in parameters})
+            close = difflib.get_close_matches(name, known, 1)
+            hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}"
+            raise UsageError(f"no notebook has a parameter {name!r}; {hint}")
+        if name not in chosen:
+            raise UsageError(f"{name!r} is a parameter of {', '.join(owners)}, which this run does not include")
+        for path in notebooks:
+            default = declared[path].get(name)
+            if default is not None and not _same_kind(value, default):
+                raise UsageError(f"{name}={value!r} is no {type(default).__name__} (in {path.stem}: {default!r})")
+    return {path: {n: v for n, v in given.items() if n in declared[path]} for path in notebooks}
+
+
+def _same_kind(value, default):
+    if isinstance(default, float):
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return type(value) is type(default)
+
+
+# -- running ----------------------------------------------------------------------------------------------------
+
+
+def execute(notebook, output, parameters, *, log=False):
+    """Run one notebook in its own folder and keep the executed copy at ``output``, also if it fails.
+
+    While it runs the copy has a temporary name; interrupting leaves none. Raises :class:`NotebookFailed`.
+    """
+    import papermill
+    from nbclient.exceptions import DeadKernelError
+
+    failure = None
+    with atomic_path(output) as partial, _stderr_to(output.with_suffix(".log")):
+        try:
+            papermill.execute_notebook(
+                str(notebook), str(partial), parameters, kernel_name=KERNEL, cwd=str(notebook.parent),
+                progress_bar=False, log_output=log, stdout_file=sys.stdout if log else None,
+            )  # fmt: skip
+        except papermill.PapermillExecutionError as error:
+            first = (error.evalue or "").strip().splitlines()[:1]
+            what = f"{error.ename}: {first[0]}" if first else error.ename
+            failure = f"{notebook.stem} failed in cell [{error.exec_count}]: {what}"
+        except DeadKernelError as error:
+            failure = f"{notebook.stem} failed: its kernel died ({error}); was there enough memory?"
+    if failure:
+        raise NotebookFailed(f"{failure}\n  executed copy: {output}")
+    output.with_suffix(".log").unlink()
+
+
+@contextmanager
+def _stderr_to(path):
+    """Send file descriptor 2 to a file: a kernel inherits it, and its start-up notes would break the progress lines."""
+    sys.stderr.flush()
+    saved = os.dup(2)
+    with open(path, "wb") as log:
+        os.dup2(log.fileno(), 2)
+    try:
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(saved, 2)
+        os.close(saved)
+
+
+@contextmanager
+def progress_line(text, stream=None):
+    """Print ``text`` and, when the block ends, its seconds, on one line; on a terminal the seconds tick along."""
+    stream = stream or sys.stdout
+    start, done = time.perf_counter(), threading.Event()
+
+    def tick():
+        while not done.wait(1):
+            stream.write(f"\r{text} {time.perf_counter() - start:7.0f} s")
+            stream.flush()
+
+    ticker = threading.Thread(target=tick, daemon=True)
+    stream.write(text)
+    stream.flush()
+    if stream.isatty():
+        ticker.start()
+    end = " (stopped)"
+    try:
+        yield
+        end = ""
+    finally:
+        done.set()
+        if ticker.is_alive():
+            ticker.join()
+        back = "\r" + text if stream.isatty() else ""
+        stream.write(f"{back} {time.perf_counter() - start:7.1f} s{end}\n")
+        stream.flush()
+
+
+def run(arguments):
+    """``cbir run``: returns the exit status."""
+    source = arguments.dataset
+    if source not in SOURCES:
+        if not Path(source).is_dir():
+            raise UsageError(f"there is no dataset {source!r}: choose one of {', '.join(SOURCES)}, or give a folder")
+        source = str(Path(source).resolve())
+    results = Path(arguments.results).resolve()
+    notebooks = select_notebooks(arguments.start, arguments.stop)
+    every = select_notebooks(0, 99)
+    own = dict(parse_assignment(text) for text in arguments.parameter)
+    for name in {"dataset", "results"} & own.keys():
+        raise UsageError(f"give the {name} as --{name}, not with -p")
+    profile = load_profile(arguments.profile)
+    assign_parameters(profile, every, every)  # a wrong name in the profile is an error whatever is run
+    everywhere = {"dataset": source, "results": str(results)}
+    chosen = assign_parameters({**everywhere, **own}, notebooks, every)
+    of_profile = assign_parameters(profile, every, every)
+
+    project_run = Run(Path(source).name, results)
+    with project_run.exclusive():
+        for number, notebook in enumerate(notebooks, 1):
+            parameters = {**of_profile[notebook], **chosen[notebook]}
+            output = project_run.path(f"notebooks/{notebook.name}")
+            start = time.perf_counter()
+            try:
+                with progress_line(f"[{number}/{len(notebooks)}] {notebook.stem:<26}"):
+                    execute(notebook, output, parameters, log=arguments.log)
+            except NotebookFailed as error:
+                print(f"{error}\n  resume with:   {_resume(arguments, notebook)}", file=sys.stderr)
+                return 1
+            except KeyboardInterrupt:
+                print(f"interrupted; resume with: {_resume(arguments, notebook)}", file=sys.stderr)
+                return 130
+            project_run.record(timings={notebook.stem: round(time.perf_counter() - start, 1)})
+        _print_summary(project_run)
+    return 0
+
+
+def _resume(arguments, notebook):
+    """The command that goes on with ``notebook``."""
+    words = ["python", "-m", "cbir_utils", "run", "--dataset", arguments.dataset, "--profile", arguments.profile]
+    words += ["--from", notebook.name[:2], "--to", arguments.stop, "--results", arguments.results]
+    for text in arguments.parameter:
+        words += ["-p", text]
+    return shlex.join(words)
+
+
+def _print_summary(project_run):
+    """The table of results and where the figures are."""
+    if project_run.path("metrics.json").exists():
+        print("\n" + results_table(project_run.load_json("metrics.json")))
+    figures = sorted(project_run.path("figures").glob("*.png"))
+    if figures:
+        print(f"\n{len(figures)} figures (each as .png and .pdf):")
+        print("\n".join(f"  {os.path.relpath(path)}" for path in figures))
+
+
+# -- tables -----------------------------------------------------------------------------------------------------
+
+
+def results_table(rows):
+    """The rows of ``metrics.json`` as a Markdown table, columns aligned."""
+    header = ["method", "distance", "P@1", "P@5", "P@10", "R-precision", "mAP [95 % interval]", "seconds"]
+    lines = [header]
+    for row in rows:
+        low, high = row["mAP_interval"]
+        numbers = [f"{row[name]:.3f}" for name in ("P@1", "P@5", "P@10", "R-precision")]
+        lines.append([row["method"], row["distance"], *numbers, f"{row['mAP']:.3f} [{low:.3f}, {high:.3f}]",
+                      f"{row['seconds']:.0f}"])  # fmt: skip
+    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+    lines.insert(1, ["-" * width for width in widths])
+    return "\n".join("| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |" for line in lines)
+
+
+def update_readme(readme, results):
+    """Write the tables between ``<!-- results NAME -->`` and ``<!-- end -->`` anew from ``results/NAME``.
+
+    A block whose dataset has no results is left as it is. Returns the names of the blocks written.
+    """
+    written = []
+
+    def fill(match):
+        project_run = Run(match[1], results)
+        if not project_run.path("metrics.json").exists():
+            return match[0]
+        written.append(match[1])
+        rows, manifest = project_run.load_json("metrics.json"), project_run.manifest
+        machine, packages = manifest["machine"], manifest["packages"]
+        note = (
+            f"{rows[0]['protocol']} Measured {manifest['updated'][:10]}, {machine['system']} {machine['architecture']}, "
+            f"{machine['cores']} cores, TensorFlow {packages['tensorflow']}."
+        )
+        return f"<!-- results {match[1]} -->\n{results_table(rows)}\n\n{note}\n<!-- end -->"
+
+    text = re.sub(r"<!-- results (\S+) -->\n.*?<!-- end -->", fill, readme.read_text(), flags=re.S)
+    with atomic_path(readme) as partial:
+        partial.write_text(text)
+    return written
+
+
+# -- the committed notebooks --------------------------------------------------------------------------------------
+
+
+def normalise(notebook):
+    """Drop from an executed notebook what changes from run to run or machine to machine, and return it."""
+    notebook.metadata = {
+        "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": KERNEL},
+        "language_info": {"name": "python"},
+    }
+    for cell in notebook.cells:
+        cell.metadata = {"tags": list(cell.metadata["tags"])} if cell.metadata.get("tags") else {}
+        for output in cell.get("outputs", []):
+            if "metadata" in output:
+                output.metadata = {}
+    return notebook
+
+
+def refresh(arguments):
+    """``cbir refresh``: execute the committed notebooks in place, on their own parameters."""
+    import nbformat
+
+    for notebook in select_notebooks(arguments.start, arguments.stop):
+        executed = ROOT / "results" / "refresh" / notebook.name
+        try:
+            with progress_line(f"{notebook.stem:<26}"):
+                execute(notebook, executed, {})
+        except NotebookFailed as error:
+            print(error, file=sys.stderr)
+            return 1
+        with atomic_path(notebook) as partial:
+            nbformat.write(normalise(nbformat.read(executed, as_version=4)), partial)
+    return 0
+
+
+def readme(arguments):
+    """``cbir readme``: write the README's results tables anew."""
+    written = update_readme(ROOT / "README.md", Path(arguments.results))
+    print(f"README.md: tables written for {', '.join(written) or 'no dataset (none has results)'}")
+    return 0
+
+
+# -- the command line ---------------------------------------------------------------------------------------------
+
+
+def number(text):
+    """A notebook's number, ``"3"`` or ``"03"``."""
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is not the number of a notebook, such as 03")
+    return text.zfill(2)
+
+
+def parser():
+    """The command line's grammar."""
+    top = argparse.ArgumentParser(prog="python -m cbir_utils", description="Label-free image retrieval, from notebooks.")
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+
+    one = commands.add_parser("run", help="run the numbered notebooks with papermill and print the table of results")
+    one.add_argument("--dataset", default="digits", help=f"{', '.join(SOURCES)}, or a folder of IDX files (digits)")
+    one.add_argument("--profile", default="workshop", help="workshop: the notebooks' own values; paper: the paper's")
+    one.add_argument("-p", dest="parameter", metavar="NAME=VALUE", action="append", default=[],
+                     help="set a parameter of the notebooks; may be repeated")  # fmt: skip
+    one.add_argument("--log", action="store_true", help="show what the notebooks print, such as the epochs' losses")
+    one.set_defaults(command=run)
+
+    two = commands.add_parser("refresh", help="execute the committed notebooks in place (make notebooks)")
+    two.set_defaults(command=refresh)
+    for command in (one, two):
+        command.add_argument("--from", dest="start", type=number, default="01", metavar="NN", help="first notebook (01)")
+        command.add_argument("--to", dest="stop", type=number, default="05", metavar="NN", help="last notebook (05)")
+
+    three = commands.add_parser("readme", help="write the README's results tables from metrics.json")
+    three.set_defaults(command=readme)
+    for command in (one, three):
+        command.add_argument("--results", default="results", metavar="DIR", help="where runs are kept (results)")
+    return top
+
+
+def main(argv=None):
+    """The console script ``cbir``; returns 0, 1 (a notebook failed), 2 (bad usage or artifacts) or 130 (Ctrl-C)."""
+    arguments = parser().parse_args(argv)
+    try:
+        return arguments.command(arguments)
+    except (UsageError, ArtifactError) as error:
+        print(f"cbir: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130

@@ -1,0 +1,340 @@
+"""Every figure of the notebooks. A function takes ``ax`` or returns a Figure; none calls ``show``.
+
+Images are ``(H, W, C)`` or ``(H, W)``, uint8 in 0–255 or float in [0, 1]. What is right or wrong is told by a word
+and a line style beside the colour.
+"""
+
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.offsetbox import AnnotationBbox, OffsetImage
+from matplotlib.patches import FancyArrowPatch
+
+BLUE, ORANGE, GREEN, PINK, SKY, YELLOW = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00"
+GREY = "#767676"
+CLASS_COLOURS = (BLUE, ORANGE, GREEN, PINK, SKY, YELLOW, "#000000", "#8C6D31", "#6A3D9A", "#7F7F7F")
+
+
+def use_style():
+    """Use the project's figure style from here on in this notebook."""
+    plt.style.use(Path(__file__).with_name("cbir.mplstyle"))
+
+
+def caption(figure, text):
+    """Write an italic caption under a figure; returns the figure."""
+    figure.supxlabel(text, fontsize=11, style="italic", color="#444444")
+    return figure
+
+
+def show_image(ax, image, title="", colour=None, style="-"):
+    """Draw one image without axes; with ``colour``, in a frame of that colour and line style."""
+    image = np.asarray(image)
+    image = image[..., 0] if image.ndim == 3 and image.shape[-1] == 1 else image
+    ax.imshow(image, vmin=0, vmax=255 if image.dtype == np.uint8 else 1)
+    ax.set(xticks=[], yticks=[])
+    ax.set_title(title, fontsize=12, fontweight="normal")
+    for spine in ax.spines.values():
+        spine.set(visible=colour is not None, color=colour, linewidth=3, linestyle=style)
+
+
+def show_code(ax, code, title=""):
+    """Draw a code as a small heat map, about twice as tall as wide, dark for large."""
+    code = np.asarray(code).ravel()
+    columns = max(1, int(np.sqrt(len(code) / 2)))
+    cells = np.full(-(-len(code) // columns) * columns, np.nan)
+    cells[: len(code)] = code
+    ax.imshow(cells.reshape(-1, columns), cmap="cividis_r")
+    ax.set(xticks=[], yticks=[])
+    ax.set_title(title, fontsize=12, fontweight="normal")
+    ax.spines[:].set_visible(True)
+
+
+# -- the dataset (paper, figure 6) ------------------------------------------------------------------------------
+
+
+def image_grid(images, labels, class_names, *, columns=10):
+    """A grid of images, one row per class: the first of each class in the dataset's order."""
+    classes = np.unique(labels)
+    figure, axes = plt.subplots(len(classes), columns, figsize=(0.75 * columns + 1, 0.78 * len(classes) + 0.8))
+    for row, label in zip(axes, classes, strict=True):
+        found = np.flatnonzero(labels == label)[:columns]
+        for ax in row:
+            ax.axis("off")
+        for ax, i in zip(row, found, strict=False):
+            ax.axis("on")
+            show_image(ax, images[i])
+        row[0].set_ylabel(class_names[label], rotation=0, ha="right", va="center", fontsize=14)
+    return figure
+
+
+def pixel_redundancy(ax, shares):
+    """How many directions hold the images' variance: ``shares`` are PCA's, largest first (Jolliffe 2002)."""
+    total = np.cumsum(shares)
+    needed = int(np.searchsorted(total, 0.9)) + 1
+    ax.plot(np.arange(1, len(total) + 1), 100 * total)
+    ax.axhline(90, color=GREY, linestyle=":")
+    ax.plot([needed], [90], "o", color=ORANGE, markersize=10)
+    ax.annotate(f"{needed} directions: 90 %", (needed, 90), (needed * 1.8, 62), fontsize=14,
+                arrowprops={"arrowstyle": "->", "color": ORANGE})  # fmt: skip
+    ax.set(xscale="log", ylim=(0, 102), xlabel="principal directions kept", ylabel="variance kept (%)")
+    ax.set_title(f"{needed} of {len(shares)} directions hold 90 % of the pixels' variance")
+
+
+# -- training ---------------------------------------------------------------------------------------------------
+
+
+def loss_curves(ax, history):
+    """Loss per epoch on the training part and on the held-out part, with the best constant image's loss."""
+    epochs = np.arange(1, len(history.held_out_loss) + 1)
+    ax.plot(epochs, history.loss[: len(epochs)], "--", color=SKY, label="training part")
+    ax.plot(epochs, history.held_out_loss, color=BLUE, label="held-out part")
+    ax.axhline(history.constant_loss, color=ORANGE, linestyle=":", label="best constant image")
+    ax.plot([history.best_epoch], [history.best_loss], "o", color=BLUE, markersize=9)
+    ax.set(xlabel="epoch", ylabel="loss")
+    ax.legend()
+    ax.set_title(f"Held-out loss {history.best_loss:.3f} (epoch {history.best_epoch}); constant image "
+                 f"{history.constant_loss:.3f}")  # fmt: skip
+
+
+def collapse(histories):
+    """Loss curves of several seeds for each loss, relative to the best constant image.
+
+    ``histories`` maps the title of a panel to its list of histories. Above the line at 1, a network knows less
+    about an image than the mean image does.
+    """
+    figure, axes = plt.subplots(1, len(histories), figsize=(5.6 * len(histories), 4.4), sharey=True, squeeze=False)
+    for ax, (title, runs) in zip(axes[0], histories.items(), strict=True):
+        for seed, run in enumerate(runs):
+            ratio = np.array(run.held_out_loss) / run.constant_loss
+            dead = run.collapsed
+            ax.plot(np.arange(1, len(ratio) + 1), ratio, "--" if dead else "-", color=ORANGE if dead else BLUE)
+            ax.annotate(f"seed {seed}", (len(ratio), ratio[-1]), (4, 0), textcoords="offset points", fontsize=10,
+                        va="center")  # fmt: skip
+        ax.axhline(1, color="black", linestyle=":", linewidth=1.5)
+        ax.set_title(f"{title}\n{sum(r.collapsed for r in runs)} of {len(runs)} seeds collapsed")
+        ax.set(xlabel="epoch", yscale="log")
+        ax.margins(x=0.12)
+    axes[0, 0].set_ylabel("held-out loss / loss of the\nbest constant image")
+    axes[0, 0].plot([], [], "-", color=BLUE, label="learns")
+    axes[0, 0].plot([], [], "--", color=ORANGE, label="collapsed")
+    axes[0, 0].legend()
+    return figure
+
+
+def reconstructions(images, codes, decoded):
+    """Input, code and reconstruction, one column per image (paper, figure 4)."""
+    figure, axes = plt.subplots(3, len(images), figsize=(1.3 * len(images) + 1, 5.4), height_ratios=(1, 1.9, 1))
+    error = float(np.mean((np.asarray(images) / 255.0 - decoded) ** 2))
+    for column, (image, code, output) in enumerate(zip(images, codes, decoded, strict=True)):
+        show_image(axes[0, column], image)
+        show_code(axes[1, column], code)
+        show_image(axes[2, column], output)
+    for ax, text in zip(axes[:, 0], ("input\nx", f"code\nE(x)\n{codes.shape[1]}\nnumbers", "output\nD(E(x))"), strict=True):
+        ax.set_ylabel(text, rotation=0, ha="right", va="center", fontsize=13)
+    figure.suptitle(f"Input, code, reconstruction: mean squared error {error:.4f} per pixel", fontweight="bold")
+    return figure
+
+
+# -- the latent space -------------------------------------------------------------------------------------------
+
+
+def latent_map(ax, points, images, *, cells=22):
+    """The latent space as a map (paper, figure 2): ``points (N, 2)`` with a thumbnail in each grid cell that has one."""
+    low, high = points.min(axis=0), points.max(axis=0)
+    scaled = (points - low) / (high - low) * cells
+    cell = np.minimum(scaled.astype(int), cells - 1)
+    centre = np.abs(scaled - cell - 0.5).max(axis=1)
+    for key in np.unique(cell, axis=0):
+        members = np.flatnonzero((cell == key).all(axis=1))
+        nearest = members[np.argmin(centre[members])]
+        thumbnail = np.asarray(images[nearest]).squeeze()
+        x, y = key
+        ax.imshow(thumbnail, extent=(x, x + 1, y, y + 1), vmin=0, vmax=255, zorder=1)
+    ax.set(xlim=(0, cells), ylim=(0, cells), xticks=[], yticks=[], facecolor="#9a9a9a", aspect="equal")
+
+
+def codes_on_three_axes(points, labels, class_names, shares):
+    """Codes on three axes (paper, figure 3): ``points (N, 3)``; each class has a colour and its name as the mark."""
+    figure = plt.figure(figsize=(8.5, 7.2))
+    ax = figure.add_subplot(projection="3d")
+    for label in np.unique(labels):
+        x, y, z = points[labels == label].T
+        colour = CLASS_COLOURS[label % len(CLASS_COLOURS)]
+        ax.scatter(x, y, z, s=45, marker=f"${class_names[label][:2]}$", color=colour, alpha=0.75, linewidths=0.4)
+    for axis, share, name in zip((ax.xaxis, ax.yaxis, ax.zaxis), shares, "123", strict=True):
+        axis.set_label_text(f"axis {name} ({100 * share:.0f} %)")
+        axis.set_ticklabels([])
+    ax.set_box_aspect(None, zoom=0.88)
+    ax.set_title(f"Three axes hold {100 * np.sum(shares):.0f} % of the codes' variance")
+    return figure
+
+
+def interpolation(rows, titles, ends):
+    """Strips that lead from one image to another; ``rows`` are lists of images, ``ends`` the two images themselves."""
+    count = len(rows[0])
+    figure, axes = plt.subplots(len(rows), count + 2, figsize=(1.15 * (count + 2) + 1.3, 1.45 * len(rows) + 0.6))
+    for row, (images, title) in enumerate(zip(rows, titles, strict=True)):
+        for column, image in enumerate([ends[0], *images, ends[1]]):
+            text = {0: "from", count + 1: "to"}.get(column, "") if row == 0 else ""
+            show_image(axes[row, column], image, text, colour=GREY if column in (0, count + 1) else None)
+        axes[row, 0].set_ylabel(title, rotation=0, ha="right", va="center", fontsize=13)
+    return figure
+
+
+def distance_distributions(ax, within, between):
+    """Histograms of distances between images of one class and of two; the title states how often they mislead.
+
+    The number is the chance that a random pair of one class is farther apart than a random pair of two classes
+    (1 - AUROC): 0 is perfect, 0.5 is no information.
+    """
+    pairs = np.concatenate([within, between])
+    ranks = np.argsort(np.argsort(pairs, kind="stable")) + 1.0
+    n, m = len(within), len(between)
+    misled = (ranks[:n].sum() - n * (n + 1) / 2) / (n * m)
+    bins = np.linspace(0, pairs.max(), 60)
+    ax.hist(within, bins, density=True, color=BLUE, alpha=0.55, label="same class")
+    ax.hist(between, bins, density=True, histtype="step", color=ORANGE, linewidth=2.5, label="two classes")
+    ax.set(xlabel="distance between two codes", ylabel="density", yticks=[])
+    ax.legend()
+    ax.set_title(f"In {100 * misled:.0f} % of comparisons the pair of one class is farther apart")
+
+
+# -- retrieval --------------------------------------------------------------------------------------------------
+
+
+def hits_row(axes, images, distances, relevant):
+    """Draw hits into ``axes`` with rank and distance; a wrong one has a dashed frame and says so."""
+    for rank, (ax, image, distance, right) in enumerate(zip(axes, images, distances, relevant, strict=True), 1):
+        mark, colour, style = ("✓", GREEN, "-") if right else ("✗ wrong", ORANGE, "--")
+        show_image(ax, image, f"{rank}: {distance:.2f} {mark}", colour, style)
+
+
+def query_and_hits(query, images, distances, relevant, *, title=None):
+    """One query and its hits (paper, figures 7 and 8)."""
+    figure, axes = plt.subplots(1, len(images) + 1, figsize=(1.75 * (len(images) + 1), 2.9))
+    show_image(axes[0], query, "query", "black")
+    hits_row(axes[1:], images, distances, relevant)
+    figure.suptitle(title or f"{int(np.sum(relevant))} of {len(images)} hits are of the query's class", fontweight="bold")
+    return figure
+
+
+def several_queries(queries, images, distances, relevant, names):
+    """A row of hits for each of several queries; all arguments have one entry per query."""
+    count, k = len(queries), len(images[0])
+    figure, axes = plt.subplots(count, k + 1, figsize=(1.6 * (k + 1) + 1, 2.0 * count), squeeze=False)
+    for row, query, *hits, name in zip(axes, queries, images, distances, relevant, names, strict=True):
+        show_image(row[0], query, "query", "black")
+        row[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=12)
+        hits_row(row[1:], *hits)
+    return figure
+
+
+def metrics_chart(ax, rows, *, names=("P@1", "P@5", "P@10", "R-precision", "mAP")):
+    """A bar for each metric and row of ``metrics.json``, with the number on it; mAP with its interval."""
+    hatches = ("", "//", "..", "xx", "\\\\", "oo")
+    height = 0.8 / len(rows)
+    for i, row in enumerate(rows):
+        at = np.arange(len(names)) + i * height
+        values = [row[name] for name in names]
+        colour = CLASS_COLOURS[i % len(CLASS_COLOURS)]
+        label = f"{row['method']}, {row['distance']}"
+        ax.barh(at, values, height * 0.92, color=colour, alpha=0.75, hatch=hatches[i % len(hatches)], label=label)
+        for y, value in zip(at, values, strict=True):
+            ax.text(value + 0.008, y, f"{value:.3f}", va="center", fontsize=10)
+        low, high = row["mAP_interval"]
+        ax.plot([low, high], [at[names.index("mAP")]] * 2, color="black", linewidth=3)
+    ax.set(yticks=np.arange(len(names)) + 0.4 - height / 2, yticklabels=names, xlim=(0, 1.09), xlabel="mean over queries")
+    ax.invert_yaxis()
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=2, fontsize=11)
+    best = max(rows, key=lambda row: row["mAP"])
+    ax.set_title(f"Best mAP: {best['mAP']:.3f} ({best['method']}, {best['distance']})")
+
+
+# -- how it works (paper, figures 1 and 5) ------------------------------------------------------------------------
+
+
+def _arrow(ax, start, end):
+    ax.add_patch(FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=22, color="black", linewidth=2))
+
+
+def _box(ax, x, y, text, colour):
+    ax.text(x, y, text, ha="center", va="center", fontsize=13, bbox={"boxstyle": "round,pad=.5", "fc": "white",
+            "ec": colour, "lw": 2.5})  # fmt: skip
+
+
+def _place(ax, picture, x, y, size, **imshow):
+    """Put a small picture on a drawing, centred at (x, y), ``size`` pixels high, framed."""
+    picture = np.asarray(picture)
+    image = OffsetImage(picture, zoom=size / picture.shape[0], interpolation="nearest", **imshow)
+    ax.add_artist(AnnotationBbox(image, (x, y), pad=0.12))
+
+
+def _code_strip(code):
+    """A code as a picture: two columns of numbers."""
+    code = np.asarray(code)
+    return code[: len(code) // 2 * 2].reshape(-1, 2)[:16]
+
+
+def retrieval_steps(database, codes, query, query_code, hits, distances):
+    """The steps of indexing and of querying (paper, figure 1), with real images, codes and distances.
+
+    Four ``database`` images with their ``codes``, the ``query`` with its code, five ``hits`` with ``distances``.
+    """
+    figure, ax = plt.subplots(figsize=(13, 6.2))
+    ax.set(xlim=(0, 13), ylim=(0, 6.2))
+    ax.axis("off")
+    code_range = {"cmap": "cividis_r", "norm": plt.Normalize(0, max(np.max(codes), np.max(query_code)))}
+    ax.text(0.1, 5.95, "Indexing, once", fontsize=16, fontweight="bold", va="top")
+    for i in range(4):
+        _place(ax, np.squeeze(database[i]), 0.75 + 0.8 * i, 4.5, 48, cmap="gray")
+        _place(ax, _code_strip(codes[i]), 7.0 + 0.45 * i, 4.5, 84, **code_range)
+    _arrow(ax, (3.7, 4.5), (4.5, 4.5))
+    _box(ax, 5.3, 4.5, "encoder", BLUE)
+    _arrow(ax, (6.1, 4.5), (6.75, 4.5))
+    _arrow(ax, (8.65, 4.5), (9.9, 4.5))
+    _box(ax, 11.1, 4.5, "index: all codes\nof the database", GREEN)
+    ax.text(1.95, 3.75, "database images", ha="center", fontsize=12)
+    ax.text(7.7, 3.45, "their codes", ha="center", fontsize=12)
+    ax.text(0.1, 2.95, "Querying", fontsize=16, fontweight="bold", va="top")
+    _place(ax, np.squeeze(query), 0.85, 1.6, 66, cmap="gray")
+    _arrow(ax, (1.5, 1.6), (2.1, 1.6))
+    _box(ax, 2.85, 1.6, "encoder", BLUE)
+    _arrow(ax, (3.6, 1.6), (4.2, 1.6))
+    _place(ax, _code_strip(query_code), 4.5, 1.6, 84, **code_range)
+    _arrow(ax, (4.8, 1.6), (5.35, 1.6))
+    _box(ax, 6.6, 1.6, "nearest codes\nby distance", GREEN)
+    _arrow(ax, (11.1, 3.85), (6.9, 2.3))
+    _arrow(ax, (7.85, 1.6), (8.4, 1.6))
+    for i, (hit, distance) in enumerate(zip(hits, distances, strict=True)):
+        _place(ax, np.squeeze(hit), 8.85 + 0.87 * i, 1.6, 52, cmap="gray")
+        ax.text(8.85 + 0.87 * i, 0.85, f"{distance:.2f}", ha="center", fontsize=12)
+    ax.text(0.85, 0.75, "query", ha="center", fontsize=12)
+    ax.text(4.5, 0.5, "its code", ha="center", fontsize=12)
+    ax.text(10.6, 0.4, "hits, with their distances", ha="center", fontsize=12)
+    ax.set_title(f"From query to hits: the nearest of the database is at distance {distances[0]:.2f}")
+    return figure
+
+
+def ranked_codes(query, query_code, images, codes, distances, ranks):
+    """How the query's code is compared with the database's (paper, figure 5): rows from the nearest to the farthest."""
+    figure, axes = plt.subplots(len(ranks) + 1, 3, figsize=(10.5, 0.86 * (len(ranks) + 1) + 0.7),
+                                width_ratios=(1, 5, 6), sharey=False)  # fmt: skip
+    top = max(np.max(codes), np.max(query_code))
+    for row, (image, code) in enumerate(zip([query, *images], [query_code, *codes], strict=True)):
+        show_image(axes[row, 0], image)
+        axes[row, 1].imshow(np.reshape(code, (1, -1)), cmap="cividis_r", vmin=0, vmax=top, aspect="auto")
+        axes[row, 1].set(xticks=[], yticks=[])
+        label = "query" if row == 0 else f"rank {ranks[row - 1]:,}"
+        axes[row, 0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=12)
+        axes[row, 2].axis("off")
+        if row:
+            length = distances[row - 1]
+            axes[row, 2].barh([0], [length], 0.6, color=SKY, edgecolor="black")
+            axes[row, 2].text(length + 0.01 * max(distances), 0, f"{length:.2f}", va="center", fontsize=13)
+            axes[row, 2].set(xlim=(0, 1.15 * max(distances)), ylim=(-0.6, 0.6))
+    axes[0, 1].set_title("code", fontsize=13)
+    axes[0, 2].set_title("distance to the query's code", fontsize=13)
+    ratio = distances[-1] / distances[0] if distances[0] > 0 else np.inf
+    figure.suptitle(f"Ranked by distance: the last image is {ratio:.1f} times as far as the first", fontweight="bold")
+    return figure

@@ -1,0 +1,443 @@
+"""Exact search, held equal to a slow loop over queries and rows; saving and loading; every refusal."""
+
+import json
+
+import faiss
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from cbir_utils.index import METRICS, QUERIES, SLABS, Index, IndexFileError
+
+EXACT = ("euclidean", "manhattan")  # on small whole numbers their float64 sums are exact, in whatever order
+
+
+def slow_distance(q, r, metric):
+    q, r = q.astype(np.float64), r.astype(np.float64)
+    if metric == "euclidean":
+        return np.sqrt(((q - r) ** 2).sum())
+    if metric == "manhattan":
+        return np.abs(q - r).sum()
+    if not q.any() or not r.any():
+        return 1.0
+    return 1 - (q / np.linalg.norm(q)) @ (r / np.linalg.norm(r))
+
+
+def slow_ranking(rows, queries, metric, own=None):
+    """Every row for every query, sorted by (distance, id): float32 distances and ids, both (Q, N) or (Q, N - 1)."""
+    distances, ids = [], []
+    for number, query in enumerate(queries):
+        pairs = [(np.float32(slow_distance(query, row, metric)), i) for i, row in enumerate(rows)]
+        pairs = sorted(pair for pair in pairs if own is None or pair[1] != own[number])
+        distances.append([d for d, _ in pairs])
+        ids.append([i for _, i in pairs])
+    return np.array(distances, np.float32), np.array(ids)
+
+
+def build(rows, metric="euclidean", **options):
+    index = Index(metric, **options)
+    index.add(np.asarray(rows, np.float32))
+    return index
+
+
+def assert_nearest(hits, distances, ids, metric):
+    """Hits are the first K of the slow ranking: exactly, but for cosine only as far as rounding decides nothing."""
+    k = hits.ids.shape[1]
+    assert hits.distances.dtype == np.float32 and hits.ids.dtype == np.int64
+    if metric in EXACT:
+        np.testing.assert_array_equal(hits.ids, ids[:, :k])
+        np.testing.assert_array_equal(hits.distances, distances[:, :k])
+        return
+    np.testing.assert_allclose(hits.distances, distances[:, :k], rtol=0, atol=1e-6)
+    gaps = np.pad(np.diff(distances, axis=1), ((0, 0), (1, 1)), constant_values=np.inf)
+    separated = (np.minimum(gaps[:, :-1], gaps[:, 1:]) > 1e-5)[:, :k]
+    np.testing.assert_array_equal(hits.ids[separated], ids[:, :k][separated])
+    for found, near, all_distances, all_ids in zip(hits.ids, hits.distances, distances, ids, strict=True):
+        of_id = dict(zip(all_ids, all_distances, strict=True))  # in a tie, too, each id has the distance it came with
+        np.testing.assert_allclose(near, [of_id[i] for i in found], rtol=0, atol=1e-6)
+        pairs = list(zip(near, found, strict=True))
+        assert pairs == sorted(set(pairs))
+
+
+def assert_ranked(ranked, distances, ids, metric):
+    """A ranking equals the slow one: exactly, but for cosine only as far as rounding decides nothing."""
+    assert ranked.dtype == np.int64
+    if metric in EXACT:
+        np.testing.assert_array_equal(ranked, ids)
+        return
+    np.testing.assert_array_equal(np.sort(ranked), np.sort(ids))
+    by_id = np.take_along_axis(distances, np.argsort(ids, axis=1), axis=1)
+    places = np.argsort(np.argsort(ranked, axis=1), axis=1)
+    np.testing.assert_allclose(np.take_along_axis(by_id, places, axis=1), distances, rtol=0, atol=1e-6)
+
+
+def small_integers(seed, n, d, low=-3, high=4):
+    return np.random.default_rng(seed).integers(low, high, (n, d)).astype(np.float32)
+
+
+# -- search and rank against the slow loop ---------------------------------------------------------------------
+
+
+@st.composite
+def problems(draw):
+    n, d = draw(st.integers(1, 70)), draw(st.integers(1, 5))
+    whole = st.integers(-3, 3)
+    rows = draw(hnp.arrays(np.int8, (n, d), elements=whole)).astype(np.float32)
+    if n > 1 and draw(st.booleans()):
+        own = draw(st.lists(st.integers(0, n - 1), min_size=1, max_size=4))
+        return rows, rows[own], own, draw(st.integers(1, n - 1))
+    queries = draw(hnp.arrays(np.int8, (draw(st.integers(1, 4)), d), elements=whole)).astype(np.float32)
+    return rows, queries, None, draw(st.integers(1, n))
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@settings(max_examples=60, deadline=None)
+@given(problem=problems())
+def test_search_and_rank_equal_the_slow_loop_on_small_integers(metric, problem):
+    rows, queries, own, k = problem
+    index = build(rows, metric)
+    distances, ids = slow_ranking(rows, queries, metric, own)
+    assert_nearest(index.search(queries, k, exclude_self=own), distances, ids, metric)
+    ranked = np.concatenate(list(index.rank(queries, exclude_self=own)))
+    assert_ranked(ranked, distances, ids, metric)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("n", [1, 2, SLABS - 1, SLABS, SLABS + 1, 2 * SLABS - 1, 2 * SLABS, 2 * SLABS + 1, 70])
+def test_search_is_right_for_databases_around_the_slab_size(metric, n):
+    rows, queries = small_integers(n, n, 3), small_integers(100, 3, 3)
+    rows[n // 2 :] = rows[: n - n // 2]  # every row twice: ties
+    distances, ids = slow_ranking(rows, queries, metric)
+    index = build(rows, metric)
+    for k in {1, (n + 1) // 2, n}:
+        assert_nearest(index.search(queries, k), distances, ids, metric)
+        assert_nearest(index.search(queries[1], k), distances[1:2], ids[1:2], metric)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_search_is_right_in_a_larger_database(metric):
+    rng = np.random.default_rng(1)
+    rows, queries = rng.normal(size=(5000, 8)).astype(np.float32), rng.normal(size=(3, 8)).astype(np.float32)
+    rows[3000:3100] = rows[:100]
+    distances, ids = slow_ranking(rows, queries, metric)
+    index = build(rows, metric)
+    for k in (1, 10, 300):
+        hits = index.search(queries, k)
+        np.testing.assert_allclose(hits.distances, distances[:, :k], rtol=1e-6, atol=1e-6)
+        assert (hits.ids == ids[:, :k]).mean() > 0.99  # a float32 rounding may swap two neighbours
+        np.testing.assert_array_equal(np.concatenate([index.search(q, k).ids for q in queries]), hits.ids)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_of_many_rows_at_equal_distance_the_lowest_ids_come_first(metric):
+    rows = small_integers(2, 5000, 3, low=1, high=3)  # eight different rows, each some 600 times
+    query = np.array([1, 1, 2], np.float32)
+    same = np.flatnonzero((rows == query).all(axis=1))
+    index = build(rows, metric)
+    hits = index.search(query, 300)
+    np.testing.assert_array_equal(hits.ids[0], same[:300])
+    np.testing.assert_array_equal(next(index.rank(query))[0, : len(same)], same)
+    np.testing.assert_allclose(hits.distances, 0, atol=1e-7)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_several_blocks_of_queries_equal_the_slow_loop(metric):
+    rows = small_integers(3, 80, 3)
+    queries = small_integers(4, 2 * QUERIES + 5, 3)
+    distances, ids = slow_ranking(rows, queries, metric)
+    index = build(rows, metric)
+    assert_nearest(index.search(queries, 7), distances, ids, metric)
+    blocks = list(index.rank(queries, block=100))
+    assert [len(block) for block in blocks] == [100, 100, 61]
+    assert_ranked(np.concatenate(blocks), distances, ids, metric)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_exclude_self_leaves_out_each_query_of_several_blocks_and_only_it(metric):
+    rows = small_integers(5, QUERIES + 22, 3)
+    rows[100:120] = rows[:20]  # a twin of the query stays in
+    own = np.random.default_rng(6).permutation(len(rows))
+    distances, ids = slow_ranking(rows, rows[own], metric, own)
+    index = build(rows, metric)
+    hits = index.search(rows[own], 9, exclude_self=own)
+    assert_nearest(hits, distances, ids, metric)
+    assert not (hits.ids == own[:, None]).any()
+    ranked = np.concatenate(list(index.rank(rows[own], exclude_self=own)))
+    assert_ranked(ranked, distances, ids, metric)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_rank_equals_a_full_slow_sort_and_begins_with_the_hits_of_search(metric):
+    rng = np.random.default_rng(7)
+    rows, queries = rng.normal(size=(300, 16)).astype(np.float32), rng.normal(size=(20, 16)).astype(np.float32)
+    rows[200:] = rows[:100]
+    index = build(rows, metric)
+    ranked = np.concatenate(list(index.rank(queries, block=7)))
+    assert (ranked == slow_ranking(rows, queries, metric)[1]).mean() > 0.99
+    for k in (1, 50, 300):
+        np.testing.assert_array_equal(ranked[:, :k], index.search(queries, k).ids)
+
+
+def test_a_single_query_gives_one_row_of_hits():
+    index = build([[0, 0], [3, 4], [0, 1]])
+    distances, ids = index.search(np.zeros(2, np.float32), 3)
+    assert ids.tolist() == [[0, 2, 1]] and distances.tolist() == [[0, 1, 5]]
+    assert index.search(np.zeros(2, np.float32), np.int64(2), exclude_self=0).ids.tolist() == [[2, 1]]
+
+
+def test_adding_in_two_parts_equals_adding_at_once():
+    rows, queries = small_integers(8, 90, 4), small_integers(9, 5, 4)
+    for metric in METRICS:
+        at_once, parts = build(rows, metric), Index(metric)
+        assert len(parts) == 0 and parts.dimension is None
+        parts.add(rows[:37])
+        parts.add(rows[37:])
+        assert len(parts) == 90 and parts.dimension == 4
+        for one, other in zip(parts.search(queries, 40), at_once.search(queries, 40), strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+# -- numerical traps -------------------------------------------------------------------------------------------
+
+
+def offset_codes():
+    """Codes near 10,000 that differ by single float32 steps there (2^-10), so that float64 differences are exact."""
+    return (10_000 + np.random.default_rng(10).integers(0, 4, (300, 16)) * 2.0**-10).astype(np.float32)
+
+
+@pytest.mark.parametrize("metric", EXACT)
+def test_search_survives_the_cancellation_that_spoils_a_float32_product(metric):
+    rows = offset_codes()
+    queries = rows[:20]
+    distances, ids = slow_ranking(rows, queries, metric)
+    naive = (rows * rows).sum(axis=1) - 2 * (queries @ rows.T)
+    assert (naive.argmin(axis=1) != ids[:, 0]).mean() > 0.5  # what the product alone would answer
+    assert_nearest(build(rows, metric).search(queries, 10), distances, ids, metric)
+    assert_nearest(build(rows, metric).search(queries[0], 10), distances[:1], ids[:1], metric)
+
+
+@pytest.mark.parametrize("metric", EXACT)
+def test_rank_survives_the_same_cancellation(metric):
+    rows = offset_codes()
+    ranked = np.concatenate(list(build(rows, metric).rank(rows[:20])))
+    np.testing.assert_array_equal(ranked, slow_ranking(rows, rows[:20], metric)[1])
+
+
+def test_rank_and_search_agree_on_rows_that_differ_by_one_rounding_in_cosine():
+    rows = np.random.default_rng(11).uniform(1, 2, (1, 8)).astype(np.float32) * np.linspace(1, 3, 50)[:, None]
+    index = build(rows, "cosine")  # the same direction 50 times, but for the last bit
+    queries = rows[25:30].astype(np.float32)
+    np.testing.assert_array_equal(next(index.rank(queries)), index.search(queries, 50).ids)
+
+
+@pytest.mark.parametrize("exponent", [-140, -75, -30, 30, 60, 64, 100])
+@pytest.mark.parametrize("metric", EXACT)
+def test_search_is_right_where_float32_squares_overflow_or_vanish(metric, exponent):
+    rows, queries = small_integers(12, 200, 8, -8, 9), small_integers(13, 5, 8, -8, 9)
+    rows, queries = (np.ldexp(codes, exponent).astype(np.float32) for codes in (rows, queries))
+    distances, ids = slow_ranking(rows, queries, metric)
+    for k in (1, 10):
+        assert_nearest(build(rows, metric).search(queries, k), distances, ids, metric)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1, 1e30])
+def test_cosine_does_not_depend_on_length(scale):
+    rows, query = np.float32([[3, 4], [4, -3], [-3, -4], [3, 0]]), np.float32([6, 8]) * np.float32(scale)
+    hits = build(rows * np.float32(scale), "cosine").search(query, 4)
+    assert hits.ids.tolist() == [[0, 3, 1, 2]]
+    np.testing.assert_allclose(hits.distances, [[0, 0.4, 1, 2]], atol=1e-6)  # 1 - 3/5 = 0.4
+
+
+def test_a_zero_row_is_at_cosine_distance_1_from_everything():
+    rows = np.float32([[0, 0], [1, 5], [-1, 0]])  # 1 - 1/√26 = 0.804; 1 - (-1) = 2
+    index = build(rows, "cosine")
+    hits = index.search(np.float32([1, 0]), 3)
+    assert hits.ids.tolist() == [[1, 0, 2]]
+    np.testing.assert_allclose(hits.distances, [[0.803884, 1, 2]], atol=1e-6)
+    assert next(index.rank(np.float32([1, 0]))).tolist() == [[1, 0, 2]]
+
+
+def test_a_zero_row_does_not_displace_a_nearer_row_in_cosine():
+    hits = build([[0, 0], [1, 5]], "cosine").search(np.float32([[1, 0], [0, 1]]), 1)  # 0.804 and 0.019, both below 1
+    assert hits.ids.tolist() == [[1], [1]]
+
+
+@pytest.mark.parametrize("k", [1, 2, 3])
+def test_a_zero_query_is_at_cosine_distance_1_from_every_row_in_order(k):
+    index = build([[1, 0], [0, 0], [5, -5]], "cosine")
+    hits = index.search(np.zeros((1, 2), np.float32), k)
+    assert hits.ids.tolist() == [[0, 1, 2][:k]] and hits.distances.tolist() == [[1.0] * k]
+    assert next(index.rank(np.zeros(2, np.float32))).tolist() == [[0, 1, 2]]
+
+
+# -- what is refused -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "k, options, message",
+    [
+        (4, {}, "k is 4, but the index holds only 3 rows$"),
+        (3, {"exclude_self": [0]}, "k is 3, but the index holds only 2 rows besides the query itself"),
+        (0, {}, "k must be a whole number of 1 or more, not 0"),
+        (-1, {}, "whole number of 1 or more, not -1"),
+        (True, {}, "whole number of 1 or more, not True"),
+        (2.0, {}, "whole number of 1 or more, not 2.0"),
+    ],
+)
+def test_a_k_out_of_range_is_refused(k, options, message):
+    with pytest.raises(ValueError, match=message):
+        build([[0, 0], [1, 1], [2, 2]]).search(np.zeros((1, 2), np.float32), k, **options)
+
+
+@pytest.mark.parametrize(
+    "codes, message",
+    [
+        (np.zeros((1, 3), np.float32), "have 3 numbers each, but the index has 2"),
+        (np.float32([[0, 0], [0, np.nan]]), "NaN or infinity in 1 row.*first in row 1"),
+        (np.float32([[-np.inf, 0], [np.inf, 0]]), "NaN or infinity in 2 row.*first in row 0"),
+        (np.zeros((1, 2)), "must be float32, not float64"),
+        (np.zeros((1, 2), np.uint8), "must be float32, not uint8"),
+        (np.zeros((1, 1, 2), np.float32), r"non-empty \(N, D\) matrix, not of shape \(1, 1, 2\)"),
+        (np.zeros((0, 2), np.float32), r"non-empty \(N, D\) matrix, not of shape \(0, 2\)"),
+    ],
+)
+def test_unfit_codes_and_queries_are_refused(codes, message):
+    index = build([[0, 0], [1, 1]])
+    with pytest.raises(ValueError, match="^codes.*" + message):
+        index.add(codes)
+    with pytest.raises(ValueError, match="^queries.*" + message):
+        index.search(codes, 1)
+    with pytest.raises(ValueError, match="^queries.*" + message):
+        next(index.rank(codes))
+    assert len(index) == 2
+
+
+def test_a_single_row_is_refused_as_codes():
+    with pytest.raises(ValueError, match=r"codes must be a non-empty \(N, D\) matrix, not of shape \(2,\)"):
+        Index().add(np.zeros(2, np.float32))
+
+
+@pytest.mark.parametrize("own", [[0], [0, 1, 1], [0, 2], [-1, 0], [0.0, 1.0], [True, False], [[0], [1]]])
+def test_an_exclude_self_that_names_no_rows_is_refused(own):
+    index, queries = build([[0, 0], [1, 1]]), np.zeros((2, 2), np.float32)
+    message = "exclude_self must give one row id from 0 to 1 for each of the 2 queries"
+    with pytest.raises(ValueError, match=message):
+        index.search(queries, 1, exclude_self=own)
+    with pytest.raises(ValueError, match=message):
+        next(index.rank(queries, exclude_self=own))
+
+
+def test_an_empty_index_can_be_neither_searched_nor_ranked_nor_saved(tmp_path):
+    query = np.zeros((1, 2), np.float32)
+    with pytest.raises(ValueError, match="the index is empty; add codes before searching"):
+        Index().search(query, 1)
+    with pytest.raises(ValueError, match="the index is empty; add codes before searching"):
+        next(Index().rank(query))
+    with pytest.raises(ValueError, match="the index is empty; add codes before saving"):
+        Index().save(tmp_path / "index.faiss")
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_unknown_metric_is_refused_with_the_known_ones():
+    with pytest.raises(ValueError, match="no metric 'hamming'; choose one of euclidean, cosine, manhattan"):
+        Index("hamming")
+
+
+# -- saving and loading ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def saved(tmp_path):
+    build(small_integers(14, 60, 4), encoder_hash="abc123").save(tmp_path / "index.faiss")
+    return tmp_path / "index.faiss"
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_a_loaded_index_gives_the_same_hits(tmp_path, metric):
+    queries = small_integers(15, 6, 4)
+    index = build(small_integers(16, 60, 4), metric, encoder_hash="abc123")
+    index.save(tmp_path / "method" / "index.faiss")
+    loaded = Index.load(tmp_path / "method" / "index.faiss", encoder_hash="abc123")
+    assert (loaded.metric, loaded.encoder_hash, len(loaded), loaded.dimension) == (metric, "abc123", 60, 4)
+    for one, other in zip(loaded.search(queries, 20), index.search(queries, 20), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert sorted(p.name for p in (tmp_path / "method").iterdir()) == ["index.faiss", "index.json"]
+
+
+def test_a_loaded_index_can_grow(saved):
+    grown = Index.load(saved)
+    grown.add(small_integers(17, 40, 4))
+    rows, queries = np.concatenate([small_integers(14, 60, 4), small_integers(17, 40, 4)]), small_integers(18, 3, 4)
+    assert_nearest(grown.search(queries, 30), *slow_ranking(rows, queries, "euclidean"), "euclidean")
+
+
+def test_plain_faiss_reads_and_searches_a_saved_index(saved):
+    flat = faiss.read_index(str(saved))
+    assert (flat.ntotal, flat.d, flat.metric_type) == (60, 4, faiss.METRIC_L2)
+    rows = small_integers(14, 60, 4)
+    squared, ids = flat.search(rows[:5], 1)
+    assert not squared.any()
+    np.testing.assert_array_equal(rows[ids[:, 0]], rows[:5])
+
+
+def test_the_description_beside_an_index_says_what_it_holds(saved):
+    facts = json.loads(saved.with_suffix(".json").read_text())
+    assert len(facts.pop("sha256")) == 64
+    assert facts == {"kind": "exact", "metric": "euclidean", "dimension": 4, "rows": 60, "encoder_hash": "abc123"}
+
+
+@pytest.mark.parametrize("ending", [".faiss", ".json"])
+def test_a_missing_file_is_named(saved, ending):
+    saved.with_suffix(ending).unlink()
+    with pytest.raises(IndexFileError, match=rf"index\{ending} does not exist; build the index with notebook 04"):
+        Index.load(saved)
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:-100], lambda data: b"a text, no index\n", lambda data: b""])
+def test_a_truncated_index_and_one_that_is_text_are_refused(saved, damage):
+    saved.write_bytes(damage(saved.read_bytes()))
+    with pytest.raises(IndexFileError, match="index.faiss is no FAISS index, or a truncated one"):
+        Index.load(saved)
+
+
+def test_an_index_with_a_flipped_bit_is_refused(saved):
+    data = bytearray(saved.read_bytes())
+    data[-1] ^= 1
+    saved.write_bytes(data)
+    with pytest.raises(IndexFileError, match="is not the file that index.json describes"):
+        Index.load(saved)
+
+
+def test_the_description_of_another_save_is_refused(saved, tmp_path):
+    build(small_integers(19, 60, 4), encoder_hash="abc123").save(tmp_path / "other.faiss")
+    (tmp_path / "other.json").replace(saved.with_suffix(".json"))
+    with pytest.raises(IndexFileError, match="is not the file that index.json describes"):
+        Index.load(saved)
+
+
+def test_a_description_that_contradicts_its_index_is_refused(saved):
+    facts = json.loads(saved.with_suffix(".json").read_text())
+    saved.with_suffix(".json").write_text(json.dumps({**facts, "metric": "cosine"}))
+    with pytest.raises(IndexFileError, match="is not the file that index.json describes"):
+        Index.load(saved)
+
+
+@pytest.mark.parametrize("text", ["not json", "[]", "{}", '{"metric": "hamming", "encoder_hash": null}', "\0\1"])
+def test_a_description_that_describes_nothing_is_refused(saved, text):
+    saved.with_suffix(".json").write_text(text)
+    with pytest.raises(IndexFileError, match="index.json is no description of an index"):
+        Index.load(saved)
+
+
+def test_the_index_of_another_encoder_is_refused(saved):
+    with pytest.raises(IndexFileError, match="codes of another encoder .abc123…, not fedcba987654….*03 and 04"):
+        Index.load(saved, encoder_hash="fedcba9876543210")
+
+
+def test_an_index_without_an_encoder_hash_is_refused_where_one_is_asked_for(tmp_path):
+    build([[0, 1]]).save(tmp_path / "index.faiss")
+    assert len(Index.load(tmp_path / "index.faiss")) == 1
+    with pytest.raises(IndexFileError, match="another encoder"):
+        Index.load(tmp_path / "index.faiss", encoder_hash="abc123")
