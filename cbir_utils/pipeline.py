@@ -6,6 +6,7 @@ import difflib
 import os
 import re
 import shlex
+import shutil
 import sys
 import threading
 import time
@@ -33,11 +34,11 @@ class NotebookFailed(Exception):
 # -- what is to be run ------------------------------------------------------------------------------------------
 
 
-def select_notebooks(start, stop, folder=NOTEBOOKS):
+def select_notebooks(start, stop):
     """The notebooks from number ``start`` to ``stop``, in order; raises :class:`UsageError` if there is none."""
-    every = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
+    every = sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
     if not every:
-        raise UsageError(f"there are no notebooks in {folder}; run from a clone of the repository")
+        raise UsageError(f"there are no notebooks in {NOTEBOOKS}; run from a clone of the repository")
     chosen = [path for path in every if int(start) <= int(path.name[:2]) <= int(stop)]
     if not chosen:
         known = ", ".join(path.stem for path in every)
@@ -53,13 +54,13 @@ def declared_parameters(notebook):
     return {name: ast.literal_eval(facts["default"]) for name, facts in found.items()}
 
 
-def load_profile(name, folder=NOTEBOOKS / "parameters"):
+def load_profile(name):
     """The parameters of a profile: ``workshop`` is the notebooks' own values, any other is ``<name>.yaml``."""
     if name == "workshop":
         return {}
-    path = folder / f"{name}.yaml"
+    path = NOTEBOOKS / "parameters" / f"{name}.yaml"
     if not path.is_file():
-        known = ["workshop", *sorted(p.stem for p in folder.glob("*.yaml"))]
+        known = ["workshop", *sorted(p.stem for p in path.parent.glob("*.yaml"))]
         raise UsageError(f"there is no profile {name!r}; choose one of {', '.join(known)}")
     return yaml.safe_load(path.read_text()) or {}
 
@@ -117,22 +118,25 @@ def execute(notebook, output, parameters, *, log=False):
     import papermill
     from nbclient.exceptions import DeadKernelError
 
-    failure = None
-    with atomic_path(output) as partial, _stderr_to(output.with_suffix(".log")):
-        try:
-            papermill.execute_notebook(
-                str(notebook), str(partial), parameters, kernel_name=KERNEL, cwd=str(notebook.parent),
-                progress_bar=False, log_output=log, stdout_file=sys.stdout if log else None,
-            )  # fmt: skip
-        except papermill.PapermillExecutionError as error:
-            first = (error.evalue or "").strip().splitlines()[:1]
-            what = f"{error.ename}: {first[0]}" if first else error.ename
-            failure = f"{notebook.stem} failed in cell [{error.exec_count}]: {what}"
-        except DeadKernelError as error:
-            failure = f"{notebook.stem} failed: its kernel died ({error}); was there enough memory?"
+    failure, kernel_log = None, output.with_suffix(".log")
+    try:
+        with atomic_path(output) as partial, _stderr_to(kernel_log):
+            try:
+                papermill.execute_notebook(
+                    str(notebook), str(partial), parameters, kernel_name=KERNEL, cwd=str(notebook.parent),
+                    progress_bar=False, log_output=log, stdout_file=sys.stdout if log else None,
+                )  # fmt: skip
+            except papermill.PapermillExecutionError as error:
+                first = (error.evalue or "").strip().splitlines()[:1]
+                what = f"{error.ename}: {first[0]}" if first else error.ename
+                failure = f"{notebook.stem} failed in cell [{error.exec_count}]: {what}"
+            except DeadKernelError as error:
+                failure = f"{notebook.stem} failed: its kernel died ({error}); was there enough memory?"
+    finally:
+        if not failure:
+            kernel_log.unlink(missing_ok=True)
     if failure:
-        raise NotebookFailed(f"{failure}\n  executed copy: {output}")
-    output.with_suffix(".log").unlink()
+        raise NotebookFailed(f"{failure}\n  executed copy: {output}\n  kernel's log:  {kernel_log}")
 
 
 @contextmanager
@@ -315,8 +319,11 @@ def refresh(arguments):
 
 
 def readme(arguments):
-    """``cbir readme``: write the README's results tables anew."""
+    """``cbir readme``: write the README's results tables, and its picture, anew."""
     written = update_readme(ROOT / "README.md", Path(arguments.results))
+    if "digits" in written:
+        picture = Run("digits", arguments.results).checked_path("figures/figure_01_retrieval_steps.png")
+        shutil.copyfile(picture, NOTEBOOKS / "pictures" / "retrieval_steps.png")
     print(f"README.md: tables written for {', '.join(written) or 'no dataset (none has results)'}")
     return 0
 

@@ -10,6 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 from matplotlib.patches import FancyArrowPatch
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 BLUE, ORANGE, GREEN, PINK, SKY, YELLOW = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00"
 GREY = "#767676"
@@ -38,15 +39,14 @@ def show_image(ax, image, title="", colour=None, style="-"):
         spine.set(visible=colour is not None, color=colour, linewidth=3, linestyle=style)
 
 
-def show_code(ax, code, title=""):
-    """Draw a code as a small heat map, about twice as tall as wide, dark for large."""
+def show_code(ax, code, limit):
+    """Draw a code's deviation from the mean code as a small heat map: brown below, violet above, up to ``limit``."""
     code = np.asarray(code).ravel()
     columns = max(1, int(np.sqrt(len(code) / 2)))
     cells = np.full(-(-len(code) // columns) * columns, np.nan)
     cells[: len(code)] = code
-    ax.imshow(cells.reshape(-1, columns), cmap="cividis_r")
+    ax.imshow(cells.reshape(-1, columns), cmap="PuOr", vmin=-limit, vmax=limit)
     ax.set(xticks=[], yticks=[])
-    ax.set_title(title, fontsize=12, fontweight="normal")
     ax.spines[:].set_visible(True)
 
 
@@ -92,6 +92,7 @@ def loss_curves(ax, history):
     ax.axhline(history.constant_loss, color=ORANGE, linestyle=":", label="best constant image")
     ax.plot([history.best_epoch], [history.best_loss], "o", color=BLUE, markersize=9)
     ax.set(xlabel="epoch", ylabel="loss")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.legend()
     ax.set_title(f"Held-out loss {history.best_loss:.3f} (epoch {history.best_epoch}); constant image "
                  f"{history.constant_loss:.3f}")  # fmt: skip
@@ -105,16 +106,17 @@ def collapse(histories):
     """
     figure, axes = plt.subplots(1, len(histories), figsize=(5.6 * len(histories), 4.4), sharey=True, squeeze=False)
     for ax, (title, runs) in zip(axes[0], histories.items(), strict=True):
-        for seed, run in enumerate(runs):
+        for run in runs:
             ratio = np.array(run.held_out_loss) / run.constant_loss
             dead = run.collapsed
             ax.plot(np.arange(1, len(ratio) + 1), ratio, "--" if dead else "-", color=ORANGE if dead else BLUE)
-            ax.annotate(f"seed {seed}", (len(ratio), ratio[-1]), (4, 0), textcoords="offset points", fontsize=10,
-                        va="center")  # fmt: skip
         ax.axhline(1, color="black", linestyle=":", linewidth=1.5)
         ax.set_title(f"{title}\n{sum(r.collapsed for r in runs)} of {len(runs)} seeds collapsed")
         ax.set(xlabel="epoch", yscale="log")
-        ax.margins(x=0.12)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        ax.yaxis.set_major_locator(FixedLocator([0.5, 1, 2, 4, 8]))
+        ax.yaxis.set_major_formatter("{x:g}")
+        ax.yaxis.set_minor_locator(NullLocator())
     axes[0, 0].set_ylabel("held-out loss / loss of the\nbest constant image")
     axes[0, 0].plot([], [], "-", color=BLUE, label="learns")
     axes[0, 0].plot([], [], "--", color=ORANGE, label="collapsed")
@@ -123,12 +125,12 @@ def collapse(histories):
 
 
 def reconstructions(images, codes, decoded):
-    """Input, code and reconstruction, one column per image (paper, figure 4)."""
+    """Input, code and reconstruction, one column per image (paper, figure 4); ``codes`` less the mean code."""
     figure, axes = plt.subplots(3, len(images), figsize=(1.3 * len(images) + 1, 5.4), height_ratios=(1, 1.9, 1))
     error = float(np.mean((np.asarray(images) / 255.0 - decoded) ** 2))
     for column, (image, code, output) in enumerate(zip(images, codes, decoded, strict=True)):
         show_image(axes[0, column], image)
-        show_code(axes[1, column], code)
+        show_code(axes[1, column], code, np.abs(codes).max())
         show_image(axes[2, column], output)
     for ax, text in zip(axes[:, 0], ("input\nx", f"code\nE(x)\n{codes.shape[1]}\nnumbers", "output\nD(E(x))"), strict=True):
         ax.set_ylabel(text, rotation=0, ha="right", va="center", fontsize=13)
@@ -156,7 +158,7 @@ def latent_map(ax, points, images, *, cells=22):
 
 def codes_on_three_axes(points, labels, class_names, shares):
     """Codes on three axes (paper, figure 3): ``points (N, 3)``; each class has a colour and its name as the mark."""
-    figure = plt.figure(figsize=(8.5, 7.2))
+    figure = plt.figure(figsize=(7.6, 6.6))
     ax = figure.add_subplot(projection="3d")
     for label in np.unique(labels):
         x, y, z = points[labels == label].T
@@ -165,7 +167,7 @@ def codes_on_three_axes(points, labels, class_names, shares):
     for axis, share, name in zip((ax.xaxis, ax.yaxis, ax.zaxis), shares, "123", strict=True):
         axis.set_label_text(f"axis {name} ({100 * share:.0f} %)")
         axis.set_ticklabels([])
-    ax.set_box_aspect(None, zoom=0.88)
+    ax.set_box_aspect(None, zoom=0.95)
     ax.set_title(f"Three axes hold {100 * np.sum(shares):.0f} % of the codes' variance")
     return figure
 
@@ -240,9 +242,9 @@ def metrics_chart(ax, rows, *, names=("P@1", "P@5", "P@10", "R-precision", "mAP"
         colour = CLASS_COLOURS[i % len(CLASS_COLOURS)]
         label = f"{row['method']}, {row['distance']}"
         ax.barh(at, values, height * 0.92, color=colour, alpha=0.75, hatch=hatches[i % len(hatches)], label=label)
-        for y, value in zip(at, values, strict=True):
-            ax.text(value + 0.008, y, f"{value:.3f}", va="center", fontsize=10)
         low, high = row["mAP_interval"]
+        for y, name, value in zip(at, names, values, strict=True):
+            ax.text((high if name == "mAP" else value) + 0.008, y, f"{value:.3f}", va="center", fontsize=10)
         ax.plot([low, high], [at[names.index("mAP")]] * 2, color="black", linewidth=3)
     ax.set(yticks=np.arange(len(names)) + 0.4 - height / 2, yticklabels=names, xlim=(0, 1.09), xlabel="mean over queries")
     ax.invert_yaxis()
@@ -271,20 +273,21 @@ def _place(ax, picture, x, y, size, **imshow):
 
 
 def _code_strip(code):
-    """A code as a picture: two columns of numbers."""
-    code = np.asarray(code)
-    return code[: len(code) // 2 * 2].reshape(-1, 2)[:16]
+    """A part of a code as a picture of 16 × 2 cells, its numbers taken at even steps."""
+    return np.asarray(code)[np.linspace(0, len(code) - 1, 32).astype(int)].reshape(16, 2)
 
 
 def retrieval_steps(database, codes, query, query_code, hits, distances):
     """The steps of indexing and of querying (paper, figure 1), with real images, codes and distances.
 
-    Four ``database`` images with their ``codes``, the ``query`` with its code, five ``hits`` with ``distances``.
+    Four ``database`` images with their ``codes``, the ``query`` with its code, five ``hits`` with ``distances``; codes less
+    the mean code.
     """
-    figure, ax = plt.subplots(figsize=(13, 6.2))
-    ax.set(xlim=(0, 13), ylim=(0, 6.2))
+    figure, ax = plt.subplots(figsize=(11, 5.2))
+    ax.set(xlim=(0, 13), ylim=(0.2, 6.2))
     ax.axis("off")
-    code_range = {"cmap": "cividis_r", "norm": plt.Normalize(0, max(np.max(codes), np.max(query_code)))}
+    limit = max(np.abs(codes).max(), np.abs(query_code).max())
+    code_range = {"cmap": "PuOr", "norm": plt.Normalize(-limit, limit)}
     ax.text(0.1, 5.95, "Indexing, once", fontsize=16, fontweight="bold", va="top")
     for i in range(4):
         _place(ax, np.squeeze(database[i]), 0.75 + 0.8 * i, 4.5, 48, cmap="gray")
@@ -317,13 +320,16 @@ def retrieval_steps(database, codes, query, query_code, hits, distances):
 
 
 def ranked_codes(query, query_code, images, codes, distances, ranks):
-    """How the query's code is compared with the database's (paper, figure 5): rows from the nearest to the farthest."""
+    """How the query's code is compared with the database's (paper, figure 5): rows from the nearest to the farthest.
+
+    Codes less the mean code; one image, code, distance and rank per row below the query's.
+    """
     figure, axes = plt.subplots(len(ranks) + 1, 3, figsize=(10.5, 0.86 * (len(ranks) + 1) + 0.7),
                                 width_ratios=(1, 5, 6), sharey=False)  # fmt: skip
-    top = max(np.max(codes), np.max(query_code))
+    limit = max(np.abs(codes).max(), np.abs(query_code).max())
     for row, (image, code) in enumerate(zip([query, *images], [query_code, *codes], strict=True)):
         show_image(axes[row, 0], image)
-        axes[row, 1].imshow(np.reshape(code, (1, -1)), cmap="cividis_r", vmin=0, vmax=top, aspect="auto")
+        axes[row, 1].imshow(np.reshape(code, (1, -1)), cmap="PuOr", vmin=-limit, vmax=limit, aspect="auto")
         axes[row, 1].set(xticks=[], yticks=[])
         label = "query" if row == 0 else f"rank {ranks[row - 1]:,}"
         axes[row, 0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=12)

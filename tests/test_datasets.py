@@ -1,0 +1,573 @@
+"""Every image source, what it promises, and each way a file on disk can be wrong; nothing here uses the network."""
+
+import gzip
+import hashlib
+import io
+import os
+import struct
+import urllib.request
+from pathlib import Path
+from urllib.error import URLError
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+
+from cbir_utils import datasets
+from cbir_utils.datasets import DatasetError, load_dataset, read_idx, scale
+
+DATA_HOME = os.environ.get("CBIR_DATA_HOME")
+needs_mnist = pytest.mark.skipif(not DATA_HOME, reason="CBIR_DATA_HOME is unset; it names the folder with mnist.npz")
+
+KEYS = ("x_train", "y_train", "x_test", "y_test")
+STEMS = (
+    "train-images-idx3-ubyte",
+    "train-labels-idx1-ubyte",
+    "t10k-images-idx3-ubyte",
+    "t10k-labels-idx1-ubyte",
+)
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch, tmp_path):
+    """No network, no data folder, and an empty Keras cache, whatever this machine has."""
+
+    def refuse(*args, **kwargs):
+        raise URLError("no network in tests")
+
+    monkeypatch.setattr(urllib.request, "urlopen", refuse)
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
+    monkeypatch.delenv("CBIR_DATA_HOME", raising=False)
+
+
+def small_arrays():
+    """Four arrays like MNIST's, but of 12 and 5 images of 6 by 4 pixels."""
+    rng = np.random.default_rng(0)
+    return (
+        rng.integers(0, 256, (12, 6, 4), dtype=np.uint8),
+        rng.permutation(np.arange(12, dtype=np.uint8) % 10),
+        rng.integers(0, 256, (5, 6, 4), dtype=np.uint8),
+        np.array([3, 1, 4, 1, 5], np.uint8),
+    )
+
+
+def idx_bytes(array):
+    """``array`` in the IDX format, by the letter of its description."""
+    code = {"u1": 0x08, "i1": 0x09, "i2": 0x0B, "i4": 0x0C, "f4": 0x0D, "f8": 0x0E}[array.dtype.str[1:]]
+    header = struct.pack(f">BBBB{array.ndim}I", 0, 0, code, array.ndim, *array.shape)
+    return header + array.astype(array.dtype.newbyteorder(">")).tobytes()
+
+
+def write_idx(path, array):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = idx_bytes(array)
+    path.write_bytes(gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)
+    return path
+
+
+def write_folder(folder, arrays=None, ending=".gz", prefix=""):
+    """A folder in MNIST's layout; an array that is ``None`` gets no file."""
+    for stem, array in zip(STEMS, arrays or small_arrays(), strict=True):
+        if array is not None:
+            write_idx(folder / f"{prefix}{stem}{ending}", array)
+    return folder
+
+
+def write_npz(path, arrays=None):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(path, **dict(zip(KEYS, arrays or small_arrays(), strict=True)))
+    return path
+
+
+def same_images(dataset, arrays):
+    splits = (dataset.database, dataset.queries)
+    for split, images, labels in zip(splits, arrays[::2], arrays[1::2], strict=True):
+        np.testing.assert_array_equal(split.images, images[..., None])
+        np.testing.assert_array_equal(split.labels, labels)
+        assert split.images.dtype == np.uint8 and split.labels.dtype == np.int64 and len(split) == len(images)
+    return True
+
+
+@pytest.fixture
+def small_mnist(monkeypatch):
+    """Let the small arrays pass as MNIST: their hashes stand in for the real ones."""
+    hashes = {key: hashlib.sha256(array.tobytes()).hexdigest() for key, array in zip(KEYS, small_arrays(), strict=True)}
+    monkeypatch.setattr(datasets, "MNIST_SHA256", hashes)
+
+
+@pytest.fixture
+def fashion_folder(monkeypatch, tmp_path):
+    """A folder of small IDX files that passes as Fashion-MNIST, in the place where it is looked for."""
+    monkeypatch.setenv("CBIR_DATA_HOME", str(tmp_path / "data"))
+    folder = write_folder(tmp_path / "data" / "fashion_mnist")
+    md5 = {f"{stem}.gz": hashlib.md5((folder / f"{stem}.gz").read_bytes()).hexdigest() for stem in STEMS}
+    monkeypatch.setattr(datasets, "FASHION_MD5", md5)
+    return folder
+
+
+# -- bundled digits --------------------------------------------------------------------------------------------
+
+
+def test_digits_are_1437_and_360_uint8_images_with_scikit_learns_labels():
+    digits = load_dataset("digits")
+    assert digits.name == "digits" and digits.class_names == tuple("0123456789")
+    assert digits.database.images.shape == (1437, 28, 28, 1) and digits.queries.images.shape == (360, 28, 28, 1)
+    labels = np.concatenate([digits.database.labels, digits.queries.labels])
+    np.testing.assert_array_equal(labels, load_digits().target)
+    assert digits.database.images.dtype == np.uint8 and labels.dtype == np.int64
+
+
+def test_digits_have_a_black_frame_of_exactly_four_pixels():
+    images = load_dataset("digits").database.images[..., 0]
+    lit = images.any(axis=0)
+    assert lit[4:24, 4:24].any(axis=1).all() and lit[4:24, 4:24].any(axis=0).all()
+    lit[4:24, 4:24] = False
+    assert not lit.any()
+
+
+def test_digits_show_scikit_learns_pictures_upright_and_at_full_contrast():
+    images = load_dataset("digits").queries.images[..., 0]
+    middles = 4 + ((np.arange(8) + 0.5) * 20 / 8).astype(int)
+    sampled = images[:, middles][:, :, middles]
+    assert np.corrcoef(sampled.ravel(), load_digits().images[1437:].ravel())[0, 1] > 0.95
+    assert images.min() == 0 and images.max() == 255
+
+
+def test_the_content_hash_of_digits_is_reproducible():
+    assert load_dataset("digits").content_hash == load_dataset("digits").content_hash
+    assert len(load_dataset("digits").content_hash) == 64
+
+
+def test_scale_maps_0_to_255_to_float32_in_0_to_1():
+    images = np.array([[0, 51], [102, 255]], np.uint8)
+    scaled = scale(images)
+    assert scaled.dtype == np.float32
+    np.testing.assert_array_equal(scaled, np.float32([[0, 0.2], [0.4, 1]]))
+    assert images.tolist() == [[0, 51], [102, 255]]
+
+
+# -- drawn shapes ----------------------------------------------------------------------------------------------
+
+
+def shape_images(label, seed):
+    shapes = load_dataset("shapes", seed=seed)
+    images = np.concatenate([shapes.database.images, shapes.queries.images])[..., 0]
+    return images[np.concatenate([shapes.database.labels, shapes.queries.labels]) == label].astype(float)
+
+
+def width_and_height(image):
+    """Of a filled shape, in pixels and parts of them: the lengths of its shadows on the two axes."""
+    return image.max(axis=0).sum() / image.max(), image.max(axis=1).sum() / image.max()
+
+
+def filled_share(image):
+    """How much of its bounding box a shape fills: all of it, or a circle π/4 = 0.79."""
+    return image.sum() / image.max() / np.prod(width_and_height(image))
+
+
+def brightest_corner(image):
+    """Of the box around all pixels that are not black, as a share of the shape's brightness."""
+    rows, columns = np.flatnonzero(image.any(axis=1)), np.flatnonzero(image.any(axis=0))
+    return image[np.ix_(rows[[0, -1]], columns[[0, -1]])].max() / image.max()
+
+
+def test_shapes_are_600_and_120_images_of_28_by_14_in_three_equal_classes():
+    shapes = load_dataset("shapes")
+    assert shapes.name == "shapes" and shapes.class_names == ("rectangle", "square", "circle")
+    assert shapes.database.images.shape == (600, 28, 14, 1) and shapes.queries.images.shape == (120, 28, 14, 1)
+    assert shapes.database.images.dtype == np.uint8
+    labels = np.concatenate([shapes.database.labels, shapes.queries.labels])
+    assert labels.dtype == np.int64 and np.bincount(labels).tolist() == [240, 240, 240]
+    assert set(shapes.queries.labels) == {0, 1, 2}
+
+
+def test_the_same_seed_draws_the_same_shapes_and_another_seed_others():
+    first, again, other = load_dataset("shapes", seed=1), load_dataset("shapes", seed=1), load_dataset("shapes", seed=2)
+    np.testing.assert_array_equal(first.database.images, again.database.images)
+    assert first.content_hash == again.content_hash != other.content_hash
+    assert (first.database.images != other.database.images).any(axis=(1, 2, 3)).mean() > 0.9
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_rectangles_are_taller_than_wide_and_fill_their_box(seed):
+    for image in shape_images(0, seed):
+        width, height = width_and_height(image)
+        assert 1.35 < height / width < 2.25
+        assert filled_share(image) > 0.95
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_squares_are_as_tall_as_wide_and_fill_their_box(seed):
+    for image in shape_images(1, seed):
+        width, height = width_and_height(image)
+        assert 0.97 < height / width < 1.03
+        assert filled_share(image) > 0.95
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_circles_are_as_tall_as_wide_and_leave_their_corners_empty(seed):
+    for image in shape_images(2, seed):
+        width, height = width_and_height(image)
+        assert 0.9 < height / width < 1.1
+        assert brightest_corner(image) < 0.25 and 0.7 < filled_share(image) < 0.87
+
+
+def test_shapes_vary_in_size_place_and_brightness():
+    images = shape_images(1, seed=0)
+    widths = np.array([width_and_height(image)[0] for image in images])
+    assert widths.min() < 6 and widths.max() > 10
+    assert images.max(axis=(1, 2)).min() < 170 and images.max(axis=(1, 2)).max() > 235
+    first_lit_row = (images.max(axis=2) > 0).argmax(axis=1)
+    assert first_lit_row.min() < 3 and first_lit_row.max() > 15
+
+
+# -- IDX files -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["u1", "i1", "i2", "i4", "f4", "f8"])
+@pytest.mark.parametrize("ending", ["", ".gz"])
+def test_read_idx_gives_back_the_array_in_native_byte_order(tmp_path, dtype, ending):
+    array = (np.arange(24).reshape(2, 3, 4) * 5).astype(dtype)
+    array[0, 0, 0] = 200 if dtype == "u1" else -100
+    read = read_idx(write_idx(tmp_path / f"some-idx3{ending}", array))
+    np.testing.assert_array_equal(read, array)
+    assert read.dtype == np.dtype(dtype) and read.dtype.isnative
+
+
+def test_read_idx_reads_a_file_written_byte_by_byte(tmp_path):
+    # Two bytes of zero, type 0x0B (16 bits), one dimension, of length 2; then 1 and -2, the high byte first.
+    (tmp_path / "x").write_bytes(bytes([0, 0, 0x0B, 1, 0, 0, 0, 2, 0x00, 0x01, 0xFF, 0xFE]))
+    assert read_idx(str(tmp_path / "x")).tolist() == [1, -2]
+
+
+IDX = idx_bytes(np.arange(60, dtype=np.uint8).reshape(3, 5, 4))  # a header of 16 bytes and 60 of data
+
+
+@pytest.mark.parametrize(
+    "name, data, message",
+    [
+        ("x", b"\1" + IDX[1:], "wrong magic number 01000803; this is no IDX file"),
+        ("x", IDX[:2] + b"\x0a" + IDX[3:], "wrong magic number 00000a03"),
+        ("x", IDX[:3] + b"\0" + IDX[4:], "wrong magic number 00000800"),
+        ("x", b"", r"wrong magic number \(empty file\)"),
+        ("x.gz", b"", r"wrong magic number \(empty file\)"),
+        ("x", IDX[:10], "truncated, its header of 16 bytes ends after 10"),
+        ("x", IDX[:-1], r"truncated, its header promises 60 bytes for shape \(3, 5, 4\) and 59 follow"),
+        ("x", IDX[:16], "truncated, its header promises 60 bytes.* and 0 follow"),
+        ("x", IDX + b"\0", r"too long, its header promises 60 bytes for shape \(3, 5, 4\) and 61 follow"),
+        ("x.gz", gzip.compress(IDX)[:-10], "damaged or truncated gzip data"),
+        ("x.gz", gzip.compress(IDX)[:15] + b"\xff" * 9 + gzip.compress(IDX)[24:], "damaged or truncated gzip data"),
+        ("x.gz", IDX, "damaged or truncated gzip data"),
+    ],
+)
+def test_a_damaged_idx_file_is_refused_by_name(tmp_path, name, data, message):
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(DatasetError, match=f"{name}: {message}"):
+        read_idx(tmp_path / name)
+
+
+def test_a_missing_idx_file_is_named(tmp_path):
+    with pytest.raises(DatasetError, match="nothing-idx1 does not exist"):
+        read_idx(tmp_path / "nothing-idx1")
+
+
+# -- folders of IDX files --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ending", ["", ".gz"])
+def test_a_folder_of_idx_files_is_a_dataset_named_after_it(tmp_path, ending):
+    dataset = load_dataset(write_folder(tmp_path / "letters", ending=ending))
+    assert same_images(dataset, small_arrays())
+    assert dataset.name == "letters" and dataset.class_names == tuple("0123456789")
+
+
+def test_a_folder_in_emnists_naming_is_a_dataset(tmp_path):
+    write_folder(tmp_path, prefix="emnist-letters-")
+    for path in tmp_path.glob("*t10k*"):
+        path.rename(str(path).replace("t10k", "test"))
+    assert same_images(load_dataset(str(tmp_path)), small_arrays())
+
+
+def test_the_content_hash_covers_pixels_labels_shape_and_split_but_not_the_file_format(tmp_path):
+    x, y, queries, y_queries = small_arrays()
+    pixel, label = x.copy(), y_queries.copy()
+    pixel[3, 2, 1] ^= 1
+    label[0] += 1
+    variants = [
+        small_arrays(),
+        (pixel, y, queries, y_queries),
+        (x, y, queries, label),
+        (x, None, queries, y_queries),
+        (x.reshape(12, 4, 6), y, queries, y_queries),
+        (x[:-1], y[:-1], queries, y_queries),
+    ]
+    hashes = [load_dataset(write_folder(tmp_path / str(i), arrays)).content_hash for i, arrays in enumerate(variants)]
+    assert len(set(hashes)) == len(variants)
+    assert load_dataset(write_folder(tmp_path / "plain", ending="")).content_hash == hashes[0]
+
+
+def test_missing_labels_are_none(tmp_path):
+    x, _, queries, _ = small_arrays()
+    dataset = load_dataset(write_folder(tmp_path, (x, None, queries, None)))
+    assert dataset.database.labels is None and dataset.queries.labels is None and dataset.class_names == ()
+    np.testing.assert_array_equal(dataset.queries.images, queries[..., None])
+
+
+def test_of_qmnists_label_columns_the_first_is_the_class(tmp_path):
+    x, y, queries, y_queries = small_arrays()
+    columns = np.arange(12 * 8, dtype=np.int32).reshape(12, 8) + 1000
+    columns[:, 0] = y
+    write_folder(tmp_path, (x, None, queries, y_queries))
+    write_idx(tmp_path / "qmnist-train-labels-idx2-int.gz", columns)
+    assert same_images(load_dataset(tmp_path), small_arrays())
+
+
+def test_colour_images_keep_their_channels(tmp_path):
+    colour = np.random.default_rng(1).integers(0, 256, (4, 5, 6, 3), dtype=np.uint8)
+    dataset = load_dataset(write_folder(tmp_path, (colour, None, colour[:2], None)))
+    np.testing.assert_array_equal(dataset.database.images, colour)
+
+
+def test_another_number_of_labels_than_of_images_is_refused(tmp_path):
+    x, y, queries, y_queries = small_arrays()
+    write_folder(tmp_path, (x, y[:-1], queries, y_queries))
+    with pytest.raises(
+        DatasetError, match="train-images-idx3-ubyte.gz has 12 images, but train-labels.* has 11 labels"
+    ):
+        load_dataset(tmp_path)
+
+
+@pytest.mark.parametrize("stem, split", [(STEMS[0], "train"), (STEMS[2], "test")])
+def test_missing_images_are_refused(tmp_path, stem, split):
+    write_folder(tmp_path)
+    (tmp_path / f"{stem}.gz").unlink()
+    with pytest.raises(DatasetError, match=f"no file with the {split} images, such as {stem}.gz"):
+        load_dataset(tmp_path)
+
+
+def test_two_files_for_one_split_are_refused_by_name(tmp_path):
+    write_folder(tmp_path)
+    write_idx(tmp_path / STEMS[2], small_arrays()[2])
+    message = rf"2 files could be the test images \({STEMS[2]}, {STEMS[2]}.gz\); keep one"
+    with pytest.raises(DatasetError, match=message):
+        load_dataset(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "images, held",
+    [
+        (np.zeros((3, 24), np.uint8), r"uint8 \(3, 24\)"),
+        (np.zeros((3, 6, 4), np.float32), r"float32 \(3, 6, 4\)"),
+        (np.zeros((0, 6, 4), np.uint8), r"uint8 \(0, 6, 4\)"),
+    ],
+)
+def test_idx_files_without_images_are_refused(tmp_path, images, held):
+    write_folder(tmp_path, (images, None, images, None))
+    with pytest.raises(DatasetError, match=rf"images must be uint8 \(N, H, W\), but this holds {held}"):
+        load_dataset(tmp_path)
+
+
+# -- MNIST -----------------------------------------------------------------------------------------------------
+
+
+@needs_mnist
+def test_real_mnist_loads():
+    mnist = load_dataset("mnist", path=Path(DATA_HOME) / "mnist.npz")
+    assert mnist.database.images.shape == (60_000, 28, 28, 1) and mnist.queries.images.shape == (10_000, 28, 28, 1)
+    assert mnist.database.labels[:5].tolist() == [5, 0, 4, 1, 9] and mnist.queries.labels[:3].tolist() == [7, 2, 1]
+    assert mnist.name == "mnist" and mnist.class_names == tuple("0123456789")
+
+
+@needs_mnist
+def test_a_copy_of_real_mnist_with_a_flipped_byte_or_a_lost_end_is_refused(tmp_path):
+    data = bytearray((Path(DATA_HOME) / "mnist.npz").read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    for damaged in (data, data[: len(data) // 2]):
+        (tmp_path / "mnist.npz").write_bytes(damaged)
+        with pytest.raises(DatasetError, match="mnist.npz: not a readable .npz file.*--dataset digits"):
+            load_dataset("mnist", path=tmp_path / "mnist.npz")
+
+
+def test_an_npz_with_other_content_is_refused_with_the_hash_expected(tmp_path):
+    message = "x_train is not MNIST's .SHA-256 741c9888.*; delete the file.*--dataset digits"
+    with pytest.raises(DatasetError, match="mnist.npz: " + message):
+        load_dataset("mnist", path=write_npz(tmp_path / "mnist.npz"))
+
+
+@pytest.mark.parametrize("number, key", list(enumerate(KEYS)))
+def test_one_changed_value_in_any_array_is_noticed(tmp_path, small_mnist, number, key):
+    arrays = small_arrays()
+    arrays[number].flat[-1] ^= 1
+    with pytest.raises(DatasetError, match=f"{key} is not MNIST's"):
+        load_dataset("mnist", path=write_npz(tmp_path / "mnist.npz", arrays))
+
+
+def test_arrays_with_mnists_bytes_in_another_shape_are_refused(tmp_path, small_mnist):
+    x, y, queries, y_queries = small_arrays()
+    flat = write_npz(tmp_path / "mnist.npz", (x.reshape(12, -1), y, queries.reshape(5, -1), y_queries))
+    with pytest.raises(DatasetError, match="x_train"):
+        load_dataset("mnist", path=flat)
+
+
+def test_an_npz_with_a_missing_array_is_refused(tmp_path):
+    np.savez(tmp_path / "mnist.npz", **dict(zip(KEYS[:3], small_arrays(), strict=False)))
+    with pytest.raises(DatasetError, match="y_test.*; it must hold x_train, y_train, x_test and y_test"):
+        load_dataset("mnist", path=tmp_path / "mnist.npz")
+
+
+@pytest.mark.parametrize("data", [b"<html>404 Not Found</html>", b"", b"PK\x03\x04 but no zip", b"\x93NUMPY\x01\x00"])
+def test_an_npz_that_is_something_else_is_refused(tmp_path, data):
+    (tmp_path / "mnist.npz").write_bytes(data)
+    with pytest.raises(DatasetError, match="mnist.npz: not a readable .npz file .*--dataset digits"):
+        load_dataset("mnist", path=tmp_path / "mnist.npz")
+
+
+class MakesAFolder:
+    """Unpickling this has an effect that can be seen."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.folder),)
+
+
+def test_an_npz_of_pickled_objects_is_refused_and_not_unpickled(tmp_path):
+    trap = np.array([MakesAFolder(tmp_path / "unpickled")], dtype=object)
+    np.savez(tmp_path / "mnist.npz", **dict.fromkeys(KEYS, trap))
+    with pytest.raises(DatasetError, match="not a readable .npz file .*allow_pickle=False"):
+        load_dataset("mnist", path=tmp_path / "mnist.npz")
+    assert not (tmp_path / "unpickled").exists()
+
+
+@pytest.mark.parametrize("place", ["data/mnist.npz", "data", "data/mnist", "keras/datasets/mnist.npz"])
+def test_mnist_is_found_in_each_usual_place(tmp_path, monkeypatch, small_mnist, place):
+    monkeypatch.setenv("CBIR_DATA_HOME", str(tmp_path / "data"))
+    (write_npz if place.endswith(".npz") else write_folder)(tmp_path / place)
+    dataset = load_dataset("mnist")
+    assert same_images(dataset, small_arrays())
+    assert dataset.name == "mnist" and dataset.class_names == tuple("0123456789")
+
+
+def test_mnist_from_idx_files_has_the_content_hash_of_mnist_from_npz(tmp_path, small_mnist):
+    from_npz = load_dataset("mnist", path=write_npz(tmp_path / "mnist.npz"))
+    from_idx = load_dataset("mnist", path=write_folder(tmp_path / "idx"))
+    assert from_npz.content_hash == from_idx.content_hash
+
+
+def test_mnist_without_labels_is_refused(tmp_path, small_mnist):
+    x, _, queries, y_queries = small_arrays()
+    with pytest.raises(DatasetError, match="y_train is not MNIST's"):
+        load_dataset("mnist", path=write_folder(tmp_path, (x, None, queries, y_queries)))
+
+
+def test_nothing_stands_in_for_a_damaged_file_in_the_first_place(tmp_path, monkeypatch, small_mnist):
+    monkeypatch.setenv("CBIR_DATA_HOME", str(tmp_path / "data"))
+    write_npz(tmp_path / "keras" / "datasets" / "mnist.npz")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "mnist.npz").write_bytes(b"damaged")
+    with pytest.raises(DatasetError, match="data/mnist.npz: not a readable"):
+        load_dataset("mnist")
+
+
+def test_without_mnist_and_network_the_error_says_what_to_put_where(tmp_path, monkeypatch):
+    monkeypatch.setenv("CBIR_DATA_HOME", str(tmp_path / "data"))
+    with pytest.raises(DatasetError) as caught:
+        load_dataset("mnist")
+    message = str(caught.value)
+    assert message.startswith("mnist is not on this machine and cannot be downloaded (no network in tests)")
+    for key, digest in datasets.MNIST_SHA256.items():
+        assert f"SHA-256 of {key}: {digest}" in message
+    for place in ("data/mnist.npz", "data", "data/mnist", "keras/datasets/mnist.npz"):
+        assert f"{tmp_path / place};" in message or f"{tmp_path / place} " in message
+    assert "Put mnist.npz" in message and "CBIR_DATA_HOME" in message and "--dataset digits" in message
+
+
+def test_without_network_and_data_folder_keras_cache_is_named(tmp_path):
+    with pytest.raises(DatasetError, match=f"into one of: {tmp_path}/keras/datasets/mnist.npz "):
+        load_dataset("mnist")
+
+
+@pytest.mark.parametrize("source, wanted", [("mnist", "no mnist.npz and no folder"), ("fashion_mnist", "no folder")])
+def test_an_explicit_path_that_is_not_there_is_refused_without_looking_elsewhere(
+    tmp_path, monkeypatch, small_mnist, source, wanted
+):
+    monkeypatch.setenv("CBIR_DATA_HOME", str(tmp_path / "data"))
+    write_npz(tmp_path / "data" / "mnist.npz")
+    with pytest.raises(DatasetError, match=f"elsewhere: there is {wanted} with .*MNIST's IDX files; check the path"):
+        load_dataset(source, path=tmp_path / "elsewhere")
+
+
+def test_a_download_is_kept_in_keras_cache_and_not_repeated(tmp_path, monkeypatch, small_mnist):
+    data, asked = write_npz(tmp_path / "served.npz").read_bytes(), []
+
+    def serve(url, timeout):
+        asked.append(url)
+        return io.BytesIO(data)
+
+    monkeypatch.setattr(urllib.request, "urlopen", serve)
+    assert same_images(load_dataset("mnist"), small_arrays())
+    assert same_images(load_dataset("mnist"), small_arrays())
+    assert asked == [datasets.KERAS_ORIGIN + "mnist.npz"]
+    assert (tmp_path / "keras" / "datasets" / "mnist.npz").read_bytes() == data
+
+
+def test_a_download_that_breaks_off_leaves_nothing_behind(tmp_path, monkeypatch):
+    class Broken(io.BytesIO):
+        def read(self, *args):
+            raise ConnectionResetError("the line went dead")
+
+    monkeypatch.setattr(urllib.request, "urlopen", lambda *args, **kwargs: Broken())
+    with pytest.raises(DatasetError, match="cannot be downloaded .the line went dead"):
+        load_dataset("mnist")
+    assert not list((tmp_path / "keras" / "datasets").iterdir())
+
+
+# -- Fashion-MNIST and the rest --------------------------------------------------------------------------------
+
+
+def test_fashion_mnist_loads_with_its_class_names(fashion_folder):
+    dataset = load_dataset("fashion_mnist")
+    assert same_images(dataset, small_arrays())
+    assert (
+        dataset.name == "fashion_mnist" and dataset.class_names[0] == "T-shirt/top" and len(dataset.class_names) == 10
+    )
+
+
+def test_fashion_mnist_with_a_wrong_md5_is_refused(fashion_folder):
+    write_idx(fashion_folder / f"{STEMS[3]}.gz", np.array([3, 1, 4, 1, 6], np.uint8))
+    with pytest.raises(
+        DatasetError, match=rf"{STEMS[3]}.gz is not Fashion-MNIST's \(MD5 \w{{32}} expected, \w{{32}} fo"
+    ):
+        load_dataset("fashion_mnist")
+
+
+@pytest.mark.parametrize("stem", STEMS[1:])
+def test_fashion_mnist_with_a_missing_companion_is_refused(fashion_folder, stem):
+    (fashion_folder / f"{stem}.gz").unlink()
+    with pytest.raises(DatasetError, match=f"{stem}.gz is missing; Fashion-MNIST needs {STEMS[0]}.gz, "):
+        load_dataset("fashion_mnist")
+
+
+def test_mnist_does_not_pass_as_fashion_mnist(tmp_path):
+    with pytest.raises(DatasetError, match="MD5 8d4fb7e6c68d591d4c3dfef9ec88bf0d expected"):
+        load_dataset("fashion_mnist", path=write_folder(tmp_path))
+
+
+def test_without_fashion_mnist_and_network_the_error_says_what_to_put_where(tmp_path, monkeypatch):
+    monkeypatch.setenv("CBIR_DATA_HOME", str(tmp_path / "data"))
+    with pytest.raises(DatasetError) as caught:
+        load_dataset("fashion_mnist")
+    message = str(caught.value)
+    for name, digest in datasets.FASHION_MD5.items():
+        assert f"MD5 of {name}: {digest}" in message
+    for place in ("data/fashion_mnist", "keras/datasets/fashion-mnist"):
+        assert str(tmp_path / place) in message
+    assert "--dataset digits" in message
+
+
+def test_an_unknown_source_is_refused_with_the_known_ones():
+    with pytest.raises(
+        DatasetError, match="no dataset 'cifar': choose one of digits, mnist, fashion_mnist, shapes, or"
+    ):
+        load_dataset("cifar")

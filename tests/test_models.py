@@ -1,0 +1,59 @@
+"""The paper's network: held to its listing, and how it behaves at other sizes."""
+
+import numpy as np
+import pytest
+
+from cbir_utils.models import build_convolutional
+
+# Section VI-E of the paper, from input to output: layer, filters, padding.
+LISTING = [
+    ("Conv2D", 16, "same"), ("MaxPooling2D", None, "same"),
+    ("Conv2D", 8, "same"), ("MaxPooling2D", None, "same"),
+    ("Conv2D", 8, "same"), ("MaxPooling2D", None, "same"),
+    ("Conv2D", 8, "same"), ("UpSampling2D", None, None),
+    ("Conv2D", 8, "same"), ("UpSampling2D", None, None),
+    ("Conv2D", 16, "valid"), ("UpSampling2D", None, None),
+    ("Conv2D", 1, "same"),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def model():
+    return build_convolutional(seed=0)
+
+
+def test_layers_are_those_of_the_paper_s_listing(model):
+    layers = [*model.encoder.layers, *model.decoder.layers]
+    layers = [x for x in layers if type(x).__name__ not in ("InputLayer", "Flatten", "Reshape")]
+    found = [(type(x).__name__, getattr(x, "filters", None), getattr(x, "padding", None)) for x in layers]
+    assert found == LISTING
+    convolutions = [x for x in layers if type(x).__name__ == "Conv2D"]
+    assert [x.kernel_size for x in convolutions] == [(3, 3)] * 7
+    assert [x.activation.__name__ for x in convolutions] == ["relu"] * 6 + ["sigmoid"]
+
+
+def test_sizes_are_those_of_the_paper(model):
+    assert model.autoencoder.count_params() == 4385
+    assert model.encoder.output_shape == (None, 128)
+    assert model.autoencoder.output_shape == (None, 28, 28, 1)
+    assert [m.name for m in model] == ["encoder", "decoder", "autoencoder"]
+
+
+def test_autoencoder_is_decoder_after_encoder(model):
+    images = np.random.default_rng(0).random((3, 28, 28, 1), np.float32)
+    by_halves = model.decoder.predict_on_batch(model.encoder.predict_on_batch(images))
+    np.testing.assert_allclose(model.autoencoder.predict_on_batch(images), by_halves, atol=1e-6)
+    assert by_halves.min() >= 0 and by_halves.max() <= 1
+
+
+@pytest.mark.parametrize("shape", [(28, 14, 1), (32, 32, 3), (20, 20, 1), (105, 64, 1)])
+def test_other_sizes_come_back_at_their_size(shape):
+    assert build_convolutional(shape).autoencoder.output_shape == (None, *shape)
+
+
+def test_the_seed_decides_the_weights(model):
+    same, other = build_convolutional(seed=0), build_convolutional(seed=1)
+    ours = model.autoencoder.get_weights()
+    assert all(np.array_equal(a, b) for a, b in zip(ours, same.autoencoder.get_weights(), strict=True))
+    kernels = [(a, b) for a, b in zip(ours, other.autoencoder.get_weights(), strict=True) if a.ndim == 4]
+    assert not any(np.array_equal(a, b) for a, b in kernels)

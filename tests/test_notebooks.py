@@ -1,0 +1,69 @@
+"""What every committed notebook keeps to; that it runs is nbval's to check (`make test`)."""
+
+import configparser
+import re
+import statistics
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from cbir_utils import pipeline
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+pytestmark = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+def code_cells(path):
+    return [cell for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
+
+
+def test_name_and_kernel(path):
+    assert re.fullmatch(r"\d\d_[a-z]+(_[a-z]+)+", path.stem)
+    assert nbformat.read(path, 4).metadata.kernelspec.name == "python3"
+
+
+def test_opens_with_a_goal_and_closes_with_a_recap(path):
+    cells = nbformat.read(path, 4).cells
+    opening = cells[0].source
+    assert opening.startswith("# ")
+    assert all(words in opening for words in ("**You will**", "**You will learn**", "**You need**"))
+    assert cells[-1].cell_type == "markdown" and cells[-1].source.startswith("## Recap")
+
+
+def test_parameters_are_tagged_once_and_annotated(path):
+    tagged = [cell for cell in code_cells(path) if "parameters" in cell.metadata.get("tags", [])]
+    assert len(tagged) == 1
+    assert all(re.fullmatch(r"\w+ = \S+  # .+", line) for line in tagged[0].source.splitlines())
+    assert {"dataset", "results", "seed"} <= set(pipeline.declared_parameters(path))
+
+
+def test_cells_are_short(path):
+    lengths = [len(cell.source.splitlines()) for cell in code_cells(path)]
+    assert max(lengths) <= 15
+    assert statistics.median(lengths) <= 5
+
+
+def test_every_cell_is_executed_in_order_without_error(path):
+    """nbval silently compares nothing where the execution count is missing."""
+    cells = code_cells(path)
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    outputs = [output for cell in cells for output in cell.outputs]
+    assert not [output for output in outputs if output.output_type == "error"]
+    assert not [output.text for output in outputs if output.get("name") == "stderr"]
+
+
+def test_some_output_is_compared_and_some_picture_shown(path):
+    cells = code_cells(path)
+    compared = [cell for cell in cells if "# NBVAL_CHECK_OUTPUT" in cell.source]
+    assert compared and all(cell.outputs for cell in compared)
+    assert any("image/png" in output.get("data", {}) for cell in cells for output in cell.outputs)
+
+
+def test_size_and_metadata(path):
+    assert path.stat().st_size <= 400_000
+    text = path.read_text()
+    assert "papermill" not in str(nbformat.read(path, 4).metadata)
+    assert not re.search(r"/(home|root|Users|tmp|work)/", text), "a path of the machine it ran on"

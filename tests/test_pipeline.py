@@ -1,0 +1,176 @@
+"""The runner: what it refuses before it starts, and how it ends when a notebook does not."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from cbir_utils import pipeline
+from cbir_utils.artifacts import ArtifactError, Run
+from cbir_utils.pipeline import UsageError
+
+PARAMETERS = 'dataset = "digits"  # which\nresults = "../results"  # where\n'
+
+
+def notebook(path, parameters, *cells):
+    """Write a notebook with a parameters cell and some more code cells."""
+    made = nbformat.v4.new_notebook()
+    made.cells = [nbformat.v4.new_code_cell(text) for text in (PARAMETERS + parameters, *cells)]
+    made.cells[0].metadata["tags"] = ["parameters"]
+    made.metadata["kernelspec"] = {"name": "python3", "display_name": "x", "language": "python"}
+    nbformat.write(made, path)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Two notebooks in a folder of their own, instead of the project's."""
+    here = tmp_path / "notebooks"
+    (here / "parameters").mkdir(parents=True)
+    notebook(here / "01_first_step.ipynb", "epochs = 2  # passes\nrate = 0.5", "import os\nprint(os.getcwd())")
+    notebook(here / "02_second_step.ipynb", 'mode = "good"', "assert mode == 'good', 'the mode is ' + mode\nx = 1")
+    (here / "parameters" / "paper.yaml").write_text("epochs: 7\n")
+    monkeypatch.setattr(pipeline, "NOTEBOOKS", here)
+    return here
+
+
+def run(folder, *words):
+    return pipeline.main(["run", "--dataset", "shapes", "--results", str(folder.parent / "results"), *words])
+
+
+def test_assignments_are_read_as_yaml():
+    assert pipeline.parse_assignment("epochs=3") == ("epochs", 3)
+    assert pipeline.parse_assignment("name=a=b") == ("name", "a=b")
+    assert pipeline.parse_assignment("flags=[1, 2]") == ("flags", [1, 2])
+    with pytest.raises(UsageError, match="expected name=value, such as -p epochs=3"):
+        pipeline.parse_assignment("epochs")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["-p", "epoch=3"], "no notebook has a parameter 'epoch'; did you mean epochs?"),
+        (["-p", "epochs=3", "--from", "2"], "'epochs' is a parameter of 01_first_step, which this run does not include"),
+        (["-p", "epochs=many"], "epochs='many' is no int (in 01_first_step: 2)"),
+        (["-p", "results=x"], "give the results as --results, not with -p"),
+        (["--profile", "fast"], "there is no profile 'fast'; choose one of workshop, paper"),
+        (["--dataset", "mnits"], "there is no dataset 'mnits': choose one of digits, mnist"),
+        (["--from", "7", "--to", "9"], "no notebook is numbered from 07 to 09; there are 01_first_step, 02_second_step"),
+    ],
+)
+def test_what_does_not_exist_is_refused_before_anything_runs(folder, capsys, words, message):
+    assert run(folder, *words) == 2
+    assert message in capsys.readouterr().err
+    assert not (folder.parent / "results").exists()
+
+
+def test_a_wrong_name_in_a_profile_is_refused(folder, capsys):
+    (folder / "parameters" / "paper.yaml").write_text("epoch: 7\n")
+    assert run(folder, "--profile", "paper") == 2
+    assert "no notebook has a parameter 'epoch'" in capsys.readouterr().err
+
+
+def test_own_values_go_before_the_profile_s_and_only_to_who_declares_them(folder):
+    first, second = pipeline.select_notebooks(0, 99)
+    profile = pipeline.load_profile("paper")
+    given = pipeline.assign_parameters({**profile, "rate": 1}, [first, second], [first, second])
+    assert given == {first: {"epochs": 7, "rate": 1}, second: {}}
+
+
+def test_notebooks_run_in_their_folder_with_their_parameters(folder, capsys):
+    assert run(folder, "-p", "epochs=3") == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("[")]
+    assert [line.split()[:2] for line in lines] == [["[1/2]", "01_first_step"], ["[2/2]", "02_second_step"]]
+    results = folder.parent / "results" / "shapes"
+    executed = nbformat.read(results / "notebooks" / "01_first_step.ipynb", 4)
+    assert executed.cells[-1].outputs[0].text.strip() == str(folder)
+    assert "epochs = 3" in executed.cells[1].source
+    assert set(json.loads((results / "manifest.json").read_text())["timings"]) == {"01_first_step", "02_second_step"}
+
+
+def test_a_failing_notebook_is_kept_and_named_with_the_command_to_resume(folder, capsys):
+    assert run(folder, "-p", "mode=bad", "--from", "2") == 1
+    captured = capsys.readouterr()
+    assert "02_second_step failed in cell [3]: AssertionError: the mode is bad" in captured.err
+    resume = captured.err.split("resume with:")[1].strip()
+    words = "run --dataset shapes --profile workshop --from 02 --to 05 --results"
+    assert resume.startswith(f"python -m cbir_utils {words}") and resume.endswith("-p mode=bad")
+    assert (folder.parent / "results/shapes/notebooks/02_second_step.ipynb").exists()
+    assert pipeline.parser().parse_args(resume.split()[3:]).parameter == ["mode=bad"]
+
+
+def test_a_second_run_into_the_same_folder_stops(folder, tmp_path):
+    code = "import sys; from cbir_utils import pipeline; sys.exit(pipeline.main(sys.argv[1:]))"
+    words = ["run", "--dataset", "shapes", "--results", str(tmp_path / "results")]
+    with Run("shapes", tmp_path / "results").exclusive():
+        done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert f"another run (process {os.getpid()}) is writing to" in done.stderr
+    with Run("shapes", tmp_path / "results").exclusive():  # free again
+        pass
+
+
+def test_ctrl_c_leaves_no_half_file_and_says_how_to_resume(folder):
+    notebook(folder / "03_third_step.ipynb", "", "open('started', 'w').close()\nimport time\ntime.sleep(60)")
+    code = (
+        "import sys; from pathlib import Path; from cbir_utils import pipeline;"
+        "pipeline.NOTEBOOKS = Path(sys.argv[1]); sys.exit(pipeline.main(sys.argv[2:]))"
+    )
+    words = ["run", "--dataset", "shapes", "--results", str(folder.parent / "results"), "--from", "3"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(folder), *words], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 60
+    while not (folder / "started").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    errors = process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    assert "resume with: python -m cbir_utils run --dataset shapes --profile workshop --from 03" in errors
+    assert list((folder.parent / "results/shapes/notebooks").iterdir()) == []
+
+
+def row(**change):
+    numbers = {"P@1": 0.9, "P@5": 0.8, "P@10": 0.7, "R-precision": 0.5, "mAP": 0.4567, "mAP_interval": [0.44, 0.47]}
+    return {"method": "pixels", "distance": "cosine", **numbers, "seconds": 3.2, "protocol": "All of them.", **change}
+
+
+def test_the_table_has_a_row_per_method():
+    table = pipeline.results_table([row(), row(method="a long name")]).splitlines()
+    assert len(table) == 4 and len({len(line) for line in table}) == 1
+    cells = [cell.strip() for cell in table[2].strip("|").split("|")]
+    assert cells == ["pixels", "cosine", "0.900", "0.800", "0.700", "0.500", "0.457 [0.440, 0.470]", "3"]
+
+
+def test_the_readme_s_table_is_written_from_metrics(tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text("before\n<!-- results digits -->\nold\n<!-- end -->\nbetween\n<!-- results mnist -->\nkept\n<!-- end -->\n")
+    Run("digits", tmp_path).save_json("metrics.json", [row(mAP=0.321)])
+    assert pipeline.update_readme(readme, tmp_path) == ["digits"]
+    text = readme.read_text()
+    assert "0.321" in text and "old" not in text and "kept" in text and text.startswith("before\n")
+    assert "All of them. Measured 20" in text
+    pipeline.update_readme(readme, tmp_path)
+    assert readme.read_text() == text
+
+
+def test_normalising_keeps_tags_and_outputs_and_drops_the_rest():
+    made = nbformat.v4.new_notebook(metadata={"papermill": {"x": 1}, "widgets": {}})
+    cell = nbformat.v4.new_code_cell("1 + 1", metadata={"tags": ["parameters"], "papermill": {}}, execution_count=4)
+    made.cells = [cell, nbformat.v4.new_code_cell("2", metadata={"execution": {}, "tags": []})]
+    normal = pipeline.normalise(made)
+    assert set(normal.metadata) == {"kernelspec", "language_info"}
+    assert [c.metadata for c in normal.cells] == [{"tags": ["parameters"]}, {}]
+    assert normal.cells[0].execution_count == 4
+
+
+def test_a_damaged_table_is_named(tmp_path):
+    Run("digits", tmp_path).save_json("metrics.json", [row()])
+    Path(tmp_path / "digits/metrics.json").write_text("[]")
+    with pytest.raises(ArtifactError, match="metrics.json differs from its hash"):
+        pipeline._print_summary(Run("digits", tmp_path))

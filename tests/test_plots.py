@@ -1,0 +1,130 @@
+"""Figures: that they draw what they are given, that their numbers are right, that none touches the screen."""
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from cbir_utils import plots
+from cbir_utils.training import History
+
+RNG = np.random.default_rng(0)
+IMAGES = RNG.integers(0, 256, (20, 28, 28, 1), np.uint8)
+CODES = RNG.normal(size=(20, 32)).astype(np.float32)
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_shown(monkeypatch):
+    monkeypatch.setattr(plt, "show", lambda *_: pytest.fail("a plot function called show"))
+    yield
+    plt.close("all")
+
+
+def texts(figure):
+    return [text.get_text() for text in figure.findobj(matplotlib.text.Text)]
+
+
+def history(*losses, constant=1.0):
+    best = int(np.argmin(losses))
+    return History(list(losses), list(losses), [0.1] * len(losses), constant, best + 1)
+
+
+def test_image_grid_takes_the_first_of_each_class_in_order():
+    labels = np.arange(20) % 2
+    figure = plots.image_grid(IMAGES, labels, ("even", "odd"), columns=3)
+    shown = [ax.images[0].get_array() for ax in figure.axes if ax.images]
+    expected = [IMAGES[i, ..., 0] for i in (0, 2, 4, 1, 3, 5)]
+    assert all(np.array_equal(a, b) for a, b in zip(shown, expected, strict=True))
+    assert {"even", "odd"} <= set(texts(figure))
+
+
+def test_pixel_redundancy_states_the_fewest_directions_that_hold_90_percent():
+    ax = plt.figure().add_subplot()
+    plots.pixel_redundancy(ax, [0.5, 0.3, 0.15, 0.05])  # sums: .5, .8, .95, 1
+    assert ax.get_title() == "3 of 4 directions hold 90 % of the pixels' variance"
+
+
+def test_collapse_counts_the_collapsed():
+    figure = plots.collapse({"one": [history(2.0, 1.5), history(2.0, 0.5)], "two": [history(0.4, 0.6)]})
+    assert {"one\n1 of 2 seeds collapsed", "two\n0 of 1 seeds collapsed"} <= set(texts(figure))
+    styles = [line.get_linestyle() for line in figure.axes[0].lines[:2]]
+    assert styles == ["--", "-"]
+
+
+def test_loss_curves_mark_the_epoch_whose_weights_are_kept():
+    ax = plt.figure().add_subplot()
+    plots.loss_curves(ax, history(0.9, 0.4, 0.6))
+    assert ax.get_title() == "Held-out loss 0.400 (epoch 2); constant image 1.000"
+
+
+def test_reconstruction_error_is_the_mean_over_pixels():
+    decoded = IMAGES[:3] / 255 + 0.1
+    assert "mean squared error 0.0100 per pixel" in " ".join(texts(plots.reconstructions(IMAGES[:3], CODES[:3], decoded)))
+
+
+def test_distance_distributions_state_one_minus_auroc():
+    within, between = RNG.normal(3, 1, 300), RNG.normal(5, 1, 400)
+    ax = plt.figure().add_subplot()
+    plots.distance_distributions(ax, within, between)
+    labels = np.repeat([0, 1], (300, 400))
+    expected = 1 - roc_auc_score(labels, np.concatenate([within, between]))
+    assert ax.get_title().startswith(f"In {100 * expected:.0f} % of comparisons")
+
+
+def test_right_and_wrong_hits_differ_by_more_than_colour():
+    figure = plots.query_and_hits(IMAGES[0], IMAGES[1:3], [0.5, 1.25], [True, False])
+    assert {"1: 0.50 ✓", "2: 1.25 ✗ wrong", "1 of 2 hits are of the query's class"} <= set(texts(figure))
+    right, wrong = (ax.spines["left"].get_linestyle() for ax in figure.axes[1:])
+    assert right != wrong
+
+
+def test_latent_map_draws_one_thumbnail_per_occupied_cell():
+    ax = plt.figure().add_subplot()
+    points = np.array([[0, 0], [0.01, 0.01], [1, 1]])
+    plots.latent_map(ax, points, IMAGES[:3], cells=4)
+    assert sorted(image.get_extent() for image in ax.images) == [[0, 1, 0, 1], [3, 4, 3, 4]]
+
+
+def test_metrics_chart_names_the_best_by_map():
+    names = ("P@1", "P@5", "P@10", "R-precision", "mAP")
+    rows = [{"method": m, "distance": "cosine", **dict.fromkeys(names, v), "mAP_interval": [v - 0.1, v + 0.1]}
+            for m, v in (("a", 0.3), ("b", 0.6))]  # fmt: skip
+    ax = plt.figure().add_subplot()
+    plots.metrics_chart(ax, rows)
+    assert ax.get_title() == "Best mAP: 0.600 (b, cosine)"
+    assert [text.get_text() for text in ax.texts].count("0.600") == len(names)
+
+
+@pytest.mark.parametrize("colour", [False, True])
+def test_the_drawings_of_the_steps_take_any_image(colour):
+    images = np.repeat(IMAGES, 3, axis=3) if colour else IMAGES
+    steps = plots.retrieval_steps(images[:4], CODES[:4], images[4], CODES[4], images[5:10], np.arange(1.0, 6))
+    ranked = plots.ranked_codes(images[0], CODES[0], images[1:4], CODES[1:4], [1.0, 2.0, 8.0], [1, 2, 1437])
+    for figure in (steps, ranked):
+        plots.caption(figure, "below").canvas.draw()
+        assert "below" in texts(figure)
+    assert {"1.00", "5.00", "query"} <= set(texts(steps))
+    assert {"rank 1,437", "8.00", "Ranked by distance: the last image is 8.0 times as far as the first"} <= set(texts(ranked))
+
+
+def test_other_figures_draw(tmp_path):
+    three = plots.codes_on_three_axes(CODES[:, :3], np.arange(20) % 2, ("0", "1"), np.array([0.4, 0.2, 0.1]))
+    assert "Three axes hold 70 % of the codes' variance" in texts(three)
+    path = plots.interpolation([IMAGES[:3], IMAGES[3:6]], ["pixels", "codes"], IMAGES[6:8])
+    many = plots.several_queries(IMAGES[:2], [IMAGES[2:4]] * 2, [[1, 2]] * 2, [[True, False]] * 2, ["a", "b"])
+    for figure in (three, path, many):
+        figure.savefig(tmp_path / "figure.png")
+        assert (tmp_path / "figure.png").stat().st_size > 1000
+
+
+def test_the_style_is_used_only_when_asked():
+    with plt.rc_context():
+        matplotlib.rcdefaults()
+        assert plt.rcParams["image.interpolation"] != "nearest"
+        plots.use_style()
+        assert plt.rcParams["image.interpolation"] == "nearest"
+

@@ -1,0 +1,157 @@
+"""The project as a whole: versions in one place, imports in one direction, commands that exist."""
+
+import ast
+import configparser
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+
+from cbir_utils import pipeline
+
+ROOT = Path(__file__).resolve().parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+README = (ROOT / "README.md").read_text()
+
+#: Which modules of the package a module may import, and which libraries only it may import.
+MAY_IMPORT = {
+    "__init__": set(),
+    "__main__": {"pipeline"},
+    "artifacts": set(),
+    "datasets": {"artifacts"},
+    "index": {"artifacts"},
+    "metrics": set(),
+    "models": set(),
+    "training": {"datasets", "models"},
+    "plots": set(),
+    "pipeline": {"artifacts", "datasets"},
+}
+ONLY_IN = {
+    "keras": {"models", "training"},
+    "tensorflow": set(),
+    "faiss": {"index"},
+    "matplotlib": {"plots"},
+    "papermill": {"pipeline"},
+}
+
+
+def pinned():
+    """The versions in requirements.txt, by name."""
+    versions = {}
+    for line in (ROOT / "requirements.txt").read_text().splitlines():
+        requirement = Requirement(line)
+        assert requirement.url is None and re.fullmatch(r"==[^=*]+", str(requirement.specifier)), line
+        assert canonicalize_name(requirement.name) not in versions, f"{requirement.name} is pinned twice"
+        versions[canonicalize_name(requirement.name)] = str(requirement.specifier)[2:]
+    return versions
+
+
+def test_requirements_fulfil_pyproject():
+    versions = pinned()
+    for text in [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["test"]]:
+        wanted = Requirement(text)
+        assert wanted.specifier.contains(versions[canonicalize_name(wanted.name)]), text
+
+
+def test_environment_yml_takes_its_versions_from_requirements():
+    python, pip, packages = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    assert SpecifierSet(PROJECT["requires-python"]).contains(python.removeprefix("python=") + ".0")
+    assert pip == "pip"
+    assert packages == {"pip": ["-r requirements.txt", "-e ."]}
+
+
+def imported(path):
+    """The modules that a file imports anywhere, with those of the package as ``cbir_utils.name``."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "cbir_utils").glob("*.py")), ids=lambda path: path.stem)
+def test_imports_never_point_back_up(path):
+    names = imported(path)
+    own = {name.split(".")[1] for name in names if name.startswith("cbir_utils.")}
+    assert own <= MAY_IMPORT[path.stem]
+    libraries = {name.split(".")[0] for name in names}
+    for library, homes in ONLY_IN.items():
+        assert library not in libraries or path.stem in homes, f"{path.stem} imports {library}"
+
+
+def test_searching_does_not_load_tensorflow():
+    code = (
+        "import sys, cbir_utils; first = len([m for m in sys.modules if m.startswith(('numpy', 'keras', 'faiss'))]);"
+        "from cbir_utils import artifacts, datasets, index, metrics, pipeline, plots;"
+        "print(first, 'keras' in sys.modules, 'tensorflow' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.split() == ["0", "False", "False"]
+
+
+def shell_lines():
+    """The commands in the README's shell blocks."""
+    blocks = re.findall(r"```(?:sh|console|bash)\n(.*?)```", README, flags=re.S)
+    lines = [line.split("  #")[0].strip() for block in blocks for line in block.splitlines()]
+    return [line for line in lines if line]
+
+
+def test_every_command_of_the_readme_exists():
+    targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.M)
+    commands = shell_lines()
+    assert {"make run", "make test"} <= set(commands)
+    for line in commands:
+        words = shlex.split(line)
+        words = words[1:] if "=" in words[0] else words  # VARIABLE=value before the command
+        if words[0] == "make":
+            assert words[1] in targets, line
+        elif words[:3] == ["python", "-m", "cbir_utils"]:
+            pipeline.parser().parse_args(words[3:])
+        else:
+            assert words[0] in ("git", "cd", "conda"), line
+
+
+def test_the_readme_s_python_example_runs(tmp_path):
+    """On stand-ins for the results of `make run`."""
+    code = re.search(r"```python\n(.*?)```", README, flags=re.S)[1]
+    assert len(code.strip().splitlines()) <= 10
+    prepare = (
+        "import numpy as np; from cbir_utils.artifacts import Run; r = Run('digits');"
+        "[r.save_array(f'convolutional/codes_{n}.npy', np.random.default_rng(0).random((c, 8), np.float32))"
+        " for n, c in (('database', 1437), ('queries', 360))];"
+        "from cbir_utils.datasets import load_dataset; d = load_dataset('digits');"
+        "r.save_array('labels_database.npy', d.database.labels); r.save_array('labels_queries.npy', d.queries.labels)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", prepare + code], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+
+
+def test_files_and_links_named_in_the_readme_exist():
+    links = re.findall(r"\]\((?!https?:)([^)#]+)\)", README)
+    assert links
+    for link in links:
+        assert (ROOT / link).exists(), link
+
+
+def test_sanitising_patterns_match_their_examples():
+    text = (ROOT / "tests" / "nbval.cfg").read_text()
+    config = configparser.RawConfigParser()
+    config.read_string(text)
+    examples = re.findall(r"^# example: (.*)$", text, flags=re.M)
+    assert len(examples) == len(config.sections()) > 0
+    for section, example in zip(config.sections(), examples, strict=True):
+        assert re.search(config[section]["regex"], example), section
