@@ -329,9 +329,7 @@ def _read_idx_folder(folder):
             )
         images = read_idx(path)
         if images.ndim not in (3, 4) or images.dtype != np.uint8 or not images.size:
-            raise DatasetError(
-                f"{path}: images must be uint8 (N, H, W), but this holds {images.dtype} {images.shape}"
-            )
+            raise DatasetError(f"{path}: images must be uint8 (N, H, W), but this holds {images.dtype} {images.shape}")
         labels_path = _idx_file(folder, split, "labels")
         labels = None if labels_path is None else read_idx(labels_path)
         if labels is not None:

@@ -28,7 +28,7 @@ FAISS_METRICS = {
     "manhattan": faiss.METRIC_L1,
 }
 
-#: Handled at a time: so many queries by a core, so many slabs of rows, so many (query, row) pairs where exact distances are computed.
+#: Handled at a time: queries by a core, slabs of rows in a product, (query, row) pairs measured exactly.
 QUERIES, SLABS, PAIRS = 128, 32, 2**16
 
 #: To keep BLAS to one thread while several blocks of queries are searched side by side.
@@ -314,6 +314,8 @@ class Index:
         bad = np.flatnonzero(~np.isfinite(codes).all(axis=1))
         if len(bad):
             raise ValueError(f"{what} have NaN or infinity in {len(bad)} row(s), first in row {bad[0]}")
+        if np.abs(codes).max() > 1e17:  # the squares of larger numbers overflow float32
+            raise ValueError(f"{what} have numbers beyond 1e17; scale them down, database and queries alike")
         return np.ascontiguousarray(codes)
 
     def _checked_queries(self, queries, exclude_self):
@@ -345,4 +347,3 @@ def _unit_length(rows):
     rows /= np.maximum(np.abs(rows).max(axis=1, keepdims=True), np.finfo(np.float64).tiny)  # squares can't overflow
     lengths = np.sqrt(_squared_lengths(rows))[:, None]
     return (rows / np.where(lengths > 0, lengths, 1)).astype(np.float32)
-

@@ -101,8 +101,9 @@ def summarize(values, *, n_database, seeds):
     row["mAP_interval"] = list(bootstrap_interval(values["AP"]))
     row["seeds"] = list(seeds)
     row["protocol"] = (
-        f"{len(values['AP']):,} queries against a database of {n_database:,} images, fitted on the database only, without "
-        f"labels; average precision over the full ranking; 95 % bootstrap interval over queries; {len(seeds)} seed(s)."
+        f"{len(values['AP']):,} queries against a database of {n_database:,} images, fitted on the database only, "
+        f"without labels; average precision over the full ranking; 95 % bootstrap interval over queries; "
+        f"{len(seeds)} seed(s)."
     )
     return row
 

@@ -273,8 +273,8 @@ def update_readme(readme, results):
         rows, manifest = project_run.load_json("metrics.json"), project_run.manifest
         machine, packages = manifest["machine"], manifest["packages"]
         note = (
-            f"{rows[0]['protocol']} Measured {manifest['updated'][:10]}, {machine['system']} {machine['architecture']}, "
-            f"{machine['cores']} cores, TensorFlow {packages['tensorflow']}."
+            f"{rows[0]['protocol']} Measured {manifest['updated'][:10]}, {machine['system']} "
+            f"{machine['architecture']}, {machine['cores']} cores, TensorFlow {packages['tensorflow']}."
         )
         return f"<!-- results {match[1]} -->\n{results_table(rows)}\n\n{note}\n<!-- end -->"
 
@@ -340,7 +340,9 @@ def number(text):
 
 def parser():
     """The command line's grammar."""
-    top = argparse.ArgumentParser(prog="python -m cbir_utils", description="Label-free image retrieval, from notebooks.")
+    top = argparse.ArgumentParser(
+        prog="python -m cbir_utils", description="Label-free image retrieval, from notebooks."
+    )
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 
     one = commands.add_parser("run", help="run the numbered notebooks with papermill and print the table of results")
@@ -354,7 +356,9 @@ def parser():
     two = commands.add_parser("refresh", help="execute the committed notebooks in place (make notebooks)")
     two.set_defaults(command=refresh)
     for command in (one, two):
-        command.add_argument("--from", dest="start", type=number, default="01", metavar="NN", help="first notebook (01)")
+        command.add_argument(
+            "--from", dest="start", type=number, default="01", metavar="NN", help="first notebook (01)"
+        )
         command.add_argument("--to", dest="stop", type=number, default="05", metavar="NN", help="last notebook (05)")
 
     three = commands.add_parser("readme", help="write the README's results tables from metrics.json")

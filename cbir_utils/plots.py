@@ -132,7 +132,9 @@ def reconstructions(images, codes, decoded):
         show_image(axes[0, column], image)
         show_code(axes[1, column], code, np.abs(codes).max())
         show_image(axes[2, column], output)
-    for ax, text in zip(axes[:, 0], ("input\nx", f"code\nE(x)\n{codes.shape[1]}\nnumbers", "output\nD(E(x))"), strict=True):
+    for ax, text in zip(
+        axes[:, 0], ("input\nx", f"code\nE(x)\n{codes.shape[1]}\nnumbers", "output\nD(E(x))"), strict=True
+    ):
         ax.set_ylabel(text, rotation=0, ha="right", va="center", fontsize=13)
     figure.suptitle(f"Input, code, reconstruction: mean squared error {error:.4f} per pixel", fontweight="bold")
     return figure
@@ -142,7 +144,7 @@ def reconstructions(images, codes, decoded):
 
 
 def latent_map(ax, points, images, *, cells=22):
-    """The latent space as a map (paper, figure 2): ``points (N, 2)`` with a thumbnail in each grid cell that has one."""
+    """The latent space as a map (paper, figure 2): ``points (N, 2)``, a thumbnail per occupied cell."""
     low, high = points.min(axis=0), points.max(axis=0)
     scaled = (points - low) / (high - low) * cells
     cell = np.minimum(scaled.astype(int), cells - 1)
@@ -217,7 +219,9 @@ def query_and_hits(query, images, distances, relevant, *, title=None):
     figure, axes = plt.subplots(1, len(images) + 1, figsize=(1.75 * (len(images) + 1), 2.9))
     show_image(axes[0], query, "query", "black")
     hits_row(axes[1:], images, distances, relevant)
-    figure.suptitle(title or f"{int(np.sum(relevant))} of {len(images)} hits are of the query's class", fontweight="bold")
+    figure.suptitle(
+        title or f"{int(np.sum(relevant))} of {len(images)} hits are of the query's class", fontweight="bold"
+    )
     return figure
 
 
@@ -246,7 +250,9 @@ def metrics_chart(ax, rows, *, names=("P@1", "P@5", "P@10", "R-precision", "mAP"
         for y, name, value in zip(at, names, values, strict=True):
             ax.text((high if name == "mAP" else value) + 0.008, y, f"{value:.3f}", va="center", fontsize=10)
         ax.plot([low, high], [at[names.index("mAP")]] * 2, color="black", linewidth=3)
-    ax.set(yticks=np.arange(len(names)) + 0.4 - height / 2, yticklabels=names, xlim=(0, 1.09), xlabel="mean over queries")
+    ax.set(
+        yticks=np.arange(len(names)) + 0.4 - height / 2, yticklabels=names, xlim=(0, 1.09), xlabel="mean over queries"
+    )
     ax.invert_yaxis()
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=2, fontsize=11)
     best = max(rows, key=lambda row: row["mAP"])
@@ -280,8 +286,8 @@ def _code_strip(code):
 def retrieval_steps(database, codes, query, query_code, hits, distances):
     """The steps of indexing and of querying (paper, figure 1), with real images, codes and distances.
 
-    Four ``database`` images with their ``codes``, the ``query`` with its code, five ``hits`` with ``distances``; codes less
-    the mean code.
+    Four ``database`` images with their ``codes``, the ``query`` with its code, five ``hits`` with ``distances``; codes
+    less the mean code.
     """
     figure, ax = plt.subplots(figsize=(11, 5.2))
     ax.set(xlim=(0, 13), ylim=(0.2, 6.2))

@@ -55,12 +55,18 @@ def test_assignments_are_read_as_yaml():
     ("words", "message"),
     [
         (["-p", "epoch=3"], "no notebook has a parameter 'epoch'; did you mean epochs?"),
-        (["-p", "epochs=3", "--from", "2"], "'epochs' is a parameter of 01_first_step, which this run does not include"),
+        (
+            ["-p", "epochs=3", "--from", "2"],
+            "'epochs' is a parameter of 01_first_step, which this run does not include",
+        ),
         (["-p", "epochs=many"], "epochs='many' is no int (in 01_first_step: 2)"),
         (["-p", "results=x"], "give the results as --results, not with -p"),
         (["--profile", "fast"], "there is no profile 'fast'; choose one of workshop, paper"),
         (["--dataset", "mnits"], "there is no dataset 'mnits': choose one of digits, mnist"),
-        (["--from", "7", "--to", "9"], "no notebook is numbered from 07 to 09; there are 01_first_step, 02_second_step"),
+        (
+            ["--from", "7", "--to", "9"],
+            "no notebook is numbered from 07 to 09; there are 01_first_step, 02_second_step",
+        ),
     ],
 )
 def test_what_does_not_exist_is_refused_before_anything_runs(folder, capsys, words, message):
@@ -149,7 +155,9 @@ def test_the_table_has_a_row_per_method():
 
 def test_the_readme_s_table_is_written_from_metrics(tmp_path):
     readme = tmp_path / "README.md"
-    readme.write_text("before\n<!-- results digits -->\nold\n<!-- end -->\nbetween\n<!-- results mnist -->\nkept\n<!-- end -->\n")
+    readme.write_text(
+        "before\n<!-- results digits -->\nold\n<!-- end -->\nbetween\n<!-- results mnist -->\nkept\n<!-- end -->\n"
+    )
     Run("digits", tmp_path).save_json("metrics.json", [row(mAP=0.321)])
     assert pipeline.update_readme(readme, tmp_path) == ["digits"]
     text = readme.read_text()

@@ -63,7 +63,9 @@ def test_loss_curves_mark_the_epoch_whose_weights_are_kept():
 
 def test_reconstruction_error_is_the_mean_over_pixels():
     decoded = IMAGES[:3] / 255 + 0.1
-    assert "mean squared error 0.0100 per pixel" in " ".join(texts(plots.reconstructions(IMAGES[:3], CODES[:3], decoded)))
+    assert "mean squared error 0.0100 per pixel" in " ".join(
+        texts(plots.reconstructions(IMAGES[:3], CODES[:3], decoded))
+    )
 
 
 def test_distance_distributions_state_one_minus_auroc():
@@ -108,7 +110,9 @@ def test_the_drawings_of_the_steps_take_any_image(colour):
         plots.caption(figure, "below").canvas.draw()
         assert "below" in texts(figure)
     assert {"1.00", "5.00", "query"} <= set(texts(steps))
-    assert {"rank 1,437", "8.00", "Ranked by distance: the last image is 8.0 times as far as the first"} <= set(texts(ranked))
+    assert {"rank 1,437", "8.00", "Ranked by distance: the last image is 8.0 times as far as the first"} <= set(
+        texts(ranked)
+    )
 
 
 def test_other_figures_draw(tmp_path):
@@ -127,4 +131,3 @@ def test_the_style_is_used_only_when_asked():
         assert plt.rcParams["image.interpolation"] != "nearest"
         plots.use_style()
         assert plt.rcParams["image.interpolation"] == "nearest"
-

@@ -135,7 +135,9 @@ def test_the_readme_s_python_example_runs(tmp_path):
         "r.save_array('labels_database.npy', d.database.labels); r.save_array('labels_queries.npy', d.queries.labels)\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", prepare + code], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", prepare + code], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout
 

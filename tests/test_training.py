@@ -165,10 +165,10 @@ def test_a_file_that_is_no_model_or_holds_code_is_refused(tmp_path):
 def test_one_step_under_jax():
     pytest.importorskip("jax", reason="JAX is not installed, so the backend-neutral code is tested on TensorFlow alone")
     code = (
-        "import numpy as np; from cbir_utils import training, models;"
+        "import numpy as np; from cbir_utils import training, models; b = models.keras.backend.backend();"
         "m = models.build_convolutional((28, 14, 1)); x = np.random.default_rng(0).integers(0, 255, (40, 28, 14, 1));"
         "h = training.fit(m.autoencoder, x.astype('uint8'), epochs=1, check_collapse=False, verbose=False);"
-        "print(models.keras.backend.backend(), np.isfinite(h.loss[0]), training.encode(m.encoder, x.astype('uint8')).shape)"
+        "print(b, np.isfinite(h.loss[0]), training.encode(m.encoder, x.astype('u1')).shape)"
     )
     environment = {**os.environ, "KERAS_BACKEND": "jax"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
