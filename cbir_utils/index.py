@@ -92,7 +92,7 @@ class Index:
         if self._faiss is None:
             self._faiss = faiss.IndexFlat(codes.shape[1], FAISS_METRICS[self.metric])
         self._faiss.add(codes)
-        self._norms = np.concatenate([self._norms, _squared_lengths(codes)])
+        self._norms = self._squared_norms()
 
     def search(self, queries, k, *, exclude_self=None):
         """The ``k`` nearest rows of each query.
@@ -201,10 +201,15 @@ class Index:
         if not same or not hasattr(flat, "get_xb") or (flat.d, flat.ntotal, flat.metric_type) != expected:
             raise IndexFileError(f"{path} is not the file that {facts_path.name} describes; build the index anew")
         index._faiss = flat
-        index._norms = _squared_lengths(index._rows)
+        index._norms = index._squared_norms()
         return index
 
     # -- how it is computed -----------------------------------------------------------------------------------
+
+    def _squared_norms(self):
+        """The squared length of each row; 1 for a row without direction, which puts it at cosine distance 1."""
+        norms = _squared_lengths(self._rows)
+        return np.where(norms == 0, np.float32(1), norms) if self.metric == "cosine" else norms
 
     def _search_block(self, queries, k, own):
         """Search with a few queries: find candidates that surely include the nearest, then measure them exactly."""
@@ -225,6 +230,15 @@ class Index:
         ``|q - r|² = |q|² + |r|² - 2 q·r``: without ``|q|²``, which ranks nothing, one score per row. Each score
         has a rounding error, so a row is a candidate up to twice the error's bound above the k-th best.
         """
+        # |error| ≤ (D + 2) u (2 |q| |r| + |r|²) with u = 2⁻²⁴ (Higham 2002, Accuracy and Stability of Numerical
+        # Algorithms, section 3.1), and (D + 2) times the smallest float32 where numbers vanish.
+        lengths = np.sqrt(_squared_lengths(queries), dtype=np.float64)
+        longest = np.sqrt(self._norms.max(), dtype=np.float64)
+        reach = longest * (2 * lengths + longest)
+        if not reach.max() < 1e38:  # float32 overflows: every row has to be measured exactly
+            return self._every_pair(len(queries))
+        error = (self.dimension + 2) * (2.0**-24 * reach + 2.0**-125)
+
         # The rows are taken in slabs, and the rows at one place of each slab form a group. The k smallest group
         # minima belong to k different rows, so the k-th best score is no greater, and finding it among the minima
         # is a fraction of the work of finding it among the scores.
@@ -247,11 +261,7 @@ class Index:
                 known += self._norms[these]
                 np.minimum(minima, part, out=minima)
         limit = np.partition(minima, k - 1, axis=1)[:, k - 1].astype(np.float64)
-        # |error| ≤ (D + 2) u (2 |q| |r| + |r|²) with u = 2⁻²⁴ (Higham 2002, Accuracy and Stability of Numerical
-        # Algorithms, section 3.1). The last term covers the rounding of distances to float32, which makes ties.
-        lengths = np.sqrt(_squared_lengths(queries), dtype=np.float64)
-        longest = np.sqrt(self._norms.max(), dtype=np.float64)
-        error = (self.dimension + 2) * 2.0**-24 * longest * (2 * lengths + longest)
+        # The last term covers the rounding of distances to float32, which makes ties.
         limit = (limit + 2 * error + 2.0**-22 * (np.abs(limit) + lengths**2)).astype(np.float32)
         of_query, group = np.divmod(np.flatnonzero(minima <= limit[:, None]), width)
         slab, pair = np.nonzero(scores[:, of_query, group] <= limit[of_query])
@@ -266,8 +276,12 @@ class Index:
             # FAISS sums in float32 and may cut a tie anywhere: ask for more until the last is clearly beyond.
             cut = (distances[:, -1] <= distances[:, k - 1] * (1 + 2.0**-22 * self.dimension)).any()
         if cut:
-            ids = np.broadcast_to(np.arange(len(self)), (len(queries), len(self)))
+            return self._every_pair(len(queries))
         return np.repeat(np.arange(len(queries)), ids.shape[1]), ids.ravel()
+
+    def _every_pair(self, n_queries):
+        """All pairs (query, row)."""
+        return np.divmod(np.arange(n_queries * len(self)), len(self))
 
     def _exact(self, queries, of_query, rows):
         """The distance of each pair: float64 arithmetic on the float32 rows, rounded to float32 at the end."""
@@ -288,17 +302,20 @@ class Index:
 
     def _all_distances(self, queries, rows):
         """Every distance from ``queries`` to ``rows`` (float64), ``(Q, N)`` float32, for ranking."""
-        queries = queries.astype(np.float64)
         if self.metric == "manhattan":
-            return cdist(queries, rows, "cityblock").astype(np.float32)
-        lengths = _squared_lengths(queries)[:, None] + _squared_lengths(rows)
-        squared = lengths - 2 * (queries @ rows.T)
-        # What is left of a difference below its rounding error is no distance: the two rows are the same.
-        squared[squared < 1e-14 * self.dimension * lengths] = 0
+            return cdist(queries.astype(np.float64), rows, "cityblock").astype(np.float32)
+        lengths = _squared_lengths(queries.astype(np.float64))[:, None] + _squared_lengths(rows)
+        squared = lengths - 2 * (queries.astype(np.float64) @ rows.T)
+        # Where the difference all but vanishes, too few of its digits are right: measure these pairs one by one.
+        of_query, close = np.divmod(np.flatnonzero(squared < 1e-6 * lengths), len(rows))
+        squared[of_query, close] = 0
         if self.metric == "euclidean":
-            return np.sqrt(squared, out=squared).astype(np.float32)
-        squared[:, ~rows.any(axis=1)] = squared[~queries.any(axis=1)] = 2
-        return (squared / 2).astype(np.float32)
+            distances = np.sqrt(squared, out=squared).astype(np.float32)
+        else:
+            squared[:, ~rows.any(axis=1)] = squared[~queries.any(axis=1)] = 2  # no direction: distance 1
+            distances = (squared / 2).astype(np.float32)
+        distances[of_query, close] = self._exact(queries, of_query, close)
+        return distances
 
     # -- what is checked --------------------------------------------------------------------------------------
 
@@ -314,8 +331,6 @@ class Index:
         bad = np.flatnonzero(~np.isfinite(codes).all(axis=1))
         if len(bad):
             raise ValueError(f"{what} have NaN or infinity in {len(bad)} row(s), first in row {bad[0]}")
-        if np.abs(codes).max() > 1e17:  # the squares of larger numbers overflow float32
-            raise ValueError(f"{what} have numbers beyond 1e17; scale them down, database and queries alike")
         return np.ascontiguousarray(codes)
 
     def _checked_queries(self, queries, exclude_self):

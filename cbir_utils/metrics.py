@@ -79,8 +79,10 @@ def per_query(rankings, labels_queries, labels_database):
     labels_queries = np.asarray(labels_queries)
     blocks, done = [], 0
     for ids in rankings:
-        relevant = relevance(ids, labels_queries[done : done + len(ids)], labels_database)
-        done += len(ids)
+        these, done = labels_queries[done : done + len(ids)], done + len(ids)
+        if done > len(labels_queries):
+            break
+        relevant = relevance(ids, these, labels_database)
         block = {f"P@{k}": precision_at_k(relevant, k) for k in CUTOFFS if k <= relevant.shape[1]}
         block["R-precision"] = r_precision(relevant)
         block["AP"] = average_precision(relevant)

@@ -56,15 +56,16 @@ def show_code(ax, code, limit):
 def image_grid(images, labels, class_names, *, columns=10):
     """A grid of images, one row per class: the first of each class in the dataset's order."""
     classes = np.unique(labels)
-    figure, axes = plt.subplots(len(classes), columns, figsize=(0.75 * columns + 1, 0.78 * len(classes) + 0.8))
-    for row, label in zip(axes, classes, strict=True):
-        found = np.flatnonzero(labels == label)[:columns]
-        for ax in row:
-            ax.axis("off")
-        for ax, i in zip(row, found, strict=False):
-            ax.axis("on")
-            show_image(ax, images[i])
-        row[0].set_ylabel(class_names[label], rotation=0, ha="right", va="center", fontsize=14)
+    height, width = images.shape[1:3]
+    grid = np.full((len(classes) * (height + 2), columns * (width + 2), *images.shape[3:]), 255, np.uint8)
+    for row, label in enumerate(classes):
+        for column, i in enumerate(np.flatnonzero(labels == label)[:columns]):
+            y, x = row * (height + 2) + 1, column * (width + 2) + 1
+            grid[y : y + height, x : x + width] = images[i]
+    figure, ax = plt.subplots(figsize=(0.75 * columns + 1, 0.75 * columns * grid.shape[0] / grid.shape[1] + 0.8))
+    show_image(ax, grid)
+    ax.set_yticks((np.arange(len(classes)) + 0.5) * (height + 2), [class_names[c] for c in classes], fontsize=14)
+    ax.tick_params(length=0)
     return figure
 
 
@@ -149,13 +150,13 @@ def latent_map(ax, points, images, *, cells=22):
     scaled = (points - low) / (high - low) * cells
     cell = np.minimum(scaled.astype(int), cells - 1)
     centre = np.abs(scaled - cell - 0.5).max(axis=1)
+    height, width = images.shape[1:3]
+    canvas = np.full((cells * height, cells * width, *images.shape[3:]), 150, np.uint8)  # grey where nothing lies
     for key in np.unique(cell, axis=0):
         members = np.flatnonzero((cell == key).all(axis=1))
-        nearest = members[np.argmin(centre[members])]
-        thumbnail = np.asarray(images[nearest]).squeeze()
-        x, y = key
-        ax.imshow(thumbnail, extent=(x, x + 1, y, y + 1), vmin=0, vmax=255, zorder=1)
-    ax.set(xlim=(0, cells), ylim=(0, cells), xticks=[], yticks=[], facecolor="#9a9a9a", aspect="equal")
+        x, y = key[0] * width, (cells - 1 - key[1]) * height  # row 0 of a picture is its top
+        canvas[y : y + height, x : x + width] = images[members[np.argmin(centre[members])]]
+    show_image(ax, canvas)
 
 
 def codes_on_three_axes(points, labels, class_names, shares):

@@ -249,6 +249,7 @@ IDX = idx_bytes(np.arange(60, dtype=np.uint8).reshape(3, 5, 4))  # a header of 1
         ("x", b"\1" + IDX[1:], "wrong magic number 01000803; this is no IDX file"),
         ("x", IDX[:2] + b"\x0a" + IDX[3:], "wrong magic number 00000a03"),
         ("x", IDX[:3] + b"\0" + IDX[4:], "wrong magic number 00000800"),
+        ("x", b"\0\0", "wrong magic number 0000; this is no IDX file"),
         ("x", b"", r"wrong magic number \(empty file\)"),
         ("x.gz", b"", r"wrong magic number \(empty file\)"),
         ("x", IDX[:10], "truncated, its header of 16 bytes ends after 10"),
@@ -256,7 +257,8 @@ IDX = idx_bytes(np.arange(60, dtype=np.uint8).reshape(3, 5, 4))  # a header of 1
         ("x", IDX[:16], "truncated, its header promises 60 bytes.* and 0 follow"),
         ("x", IDX + b"\0", r"too long, its header promises 60 bytes for shape \(3, 5, 4\) and 61 follow"),
         ("x.gz", gzip.compress(IDX)[:-10], "damaged or truncated gzip data"),
-        ("x.gz", gzip.compress(IDX)[:15] + b"\xff" * 9 + gzip.compress(IDX)[24:], "damaged or truncated gzip data"),
+        ("x.gz", gzip.compress(IDX)[:10] + b"\xff" * 20, "damaged or truncated gzip data"),
+        ("x.gz", gzip.compress(IDX)[:-8] + bytes(8), "damaged or truncated gzip data .CRC"),
         ("x.gz", IDX, "damaged or truncated gzip data"),
     ],
 )
@@ -532,6 +534,21 @@ def test_fashion_mnist_loads_with_its_class_names(fashion_folder):
     assert (
         dataset.name == "fashion_mnist" and dataset.class_names[0] == "T-shirt/top" and len(dataset.class_names) == 10
     )
+
+
+def test_of_fashion_mnist_only_the_missing_files_are_downloaded(fashion_folder, tmp_path, monkeypatch):
+    served, asked = fashion_folder.rename(tmp_path / "served"), []
+    cache = tmp_path / "keras" / "datasets" / "fashion-mnist"
+    cache.mkdir(parents=True)
+    (cache / f"{STEMS[1]}.gz").write_bytes((served / f"{STEMS[1]}.gz").read_bytes())
+
+    def serve(url, timeout):
+        asked.append(url.removeprefix(datasets.KERAS_ORIGIN))
+        return io.BytesIO((served / asked[-1]).read_bytes())
+
+    monkeypatch.setattr(urllib.request, "urlopen", serve)
+    assert same_images(load_dataset("fashion_mnist"), small_arrays())
+    assert asked == [f"{STEMS[0]}.gz", f"{STEMS[2]}.gz", f"{STEMS[3]}.gz"]
 
 
 def test_fashion_mnist_with_a_wrong_md5_is_refused(fashion_folder):

@@ -112,6 +112,7 @@ def test_nan_values_are_left_out_of_the_interval():
     assert metrics.bootstrap_interval(with_gaps) == metrics.bootstrap_interval(values)
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("values", [[], [np.nan, np.nan]])
 def test_no_values_give_a_nan_interval(values):
     assert np.isnan(metrics.bootstrap_interval(values)).all()
@@ -120,7 +121,7 @@ def test_no_values_give_a_nan_interval(values):
 # -- all queries -----------------------------------------------------------------------------------------------
 
 
-def random_rankings(queries=25, n=120, classes=4):
+def random_rankings(queries=25, n=100, classes=4):
     rng = np.random.default_rng(8)
     ids = np.stack([rng.permutation(n) for _ in range(queries)])
     return ids, rng.integers(classes, size=queries), rng.integers(classes, size=n)
