@@ -133,7 +133,8 @@ class Run:
             with self.writing(f"figures/{name}.{ending}") as partial:
                 # No date or version in the file: the same picture has the same hash.
                 stamp = {"CreationDate": None} if ending == "pdf" else {"Software": None}
-                figure.savefig(partial, metadata=stamp, bbox_inches="tight")
+                figure.savefig(partial, metadata=stamp)
+            figure.set_layout_engine("none")  # laid out by the first save: many axes take seconds each time
         return self.path(f"figures/{name}.png")
 
     def record_files(self, *names):

@@ -125,8 +125,10 @@ def fit(
 
     history = History(constant_loss=_constant_loss(loss, train, held))
     best_weights = None
+    optimizer = keras.optimizers.Adam(learning_rate)
+    optimizer.build(autoencoder.trainable_variables)  # else TensorFlow traces the first step twice
     # Without XLA: compiling takes longer than it saves in a training this short.
-    autoencoder.compile(keras.optimizers.Adam(learning_rate), LOSSES[loss](), jit_compile=False)
+    autoencoder.compile(optimizer, LOSSES[loss](), jit_compile=False)
     try:
         for epoch in range(1, epochs + 1):
             start = time.perf_counter()

@@ -204,7 +204,7 @@ def test_adding_in_two_parts_equals_adding_at_once():
 
 def offset_codes():
     """Codes near 10,000 that differ by single float32 steps there (2^-10), so that float64 differences are exact."""
-    return (10_000 + np.random.default_rng(10).integers(0, 4, (300, 16)) * 2.0**-10).astype(np.float32)
+    return (10_000 + np.random.default_rng(10).integers(0, 4, (300, 784)) * 2.0**-10).astype(np.float32)
 
 
 @pytest.mark.parametrize("metric", EXACT)
@@ -223,6 +223,20 @@ def test_rank_survives_the_same_cancellation(metric):
     rows = offset_codes()
     ranked = np.concatenate(list(build(rows, metric).rank(rows[:20])))
     np.testing.assert_array_equal(ranked, slow_ranking(rows, rows[:20], metric)[1])
+
+
+@pytest.mark.parametrize("groups", [1, 60])
+@pytest.mark.parametrize("metric", EXACT)
+def test_rows_at_one_distance_are_tied_though_float32_sums_of_it_differ(metric, groups):
+    rng = np.random.default_rng(20)
+    base = rng.uniform(0.1, 1, 64)
+    rows = np.float32([rng.permutation(base) + i % groups for i in range(300)])  # the same numbers in another order
+    queries = np.full((2, 64), 0.7, np.float32)
+    distances, ids = slow_ranking(rows, queries, metric)
+    assert len(np.unique(distances)) == groups < len(np.unique(np.abs(rows - queries[0]).sum(axis=1)))
+    for k in (1, 4, 7, 50):
+        assert_nearest(build(rows, metric).search(queries, k), distances, ids, metric)
+        assert_nearest(build(rows, metric).search(queries[0], k), distances[:1], ids[:1], metric)
 
 
 def test_rank_and_search_agree_on_rows_that_differ_by_one_rounding_in_cosine():

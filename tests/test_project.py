@@ -117,6 +117,9 @@ def test_every_command_of_the_readme_exists():
         words = words[1:] if "=" in words[0] else words  # VARIABLE=value before the command
         if words[0] == "make":
             assert words[1] in targets, line
+        elif words[:3] == ["python", "-m", "cbir_utils"] and words[-1] == "--help":
+            with pytest.raises(SystemExit, match="0"):
+                pipeline.parser().parse_args(words[3:])
         elif words[:3] == ["python", "-m", "cbir_utils"]:
             pipeline.parser().parse_args(words[3:])
         else:
