@@ -9,6 +9,8 @@ import hashlib
 import json
 import os
 import platform
+import shlex
+import sys
 import tempfile
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -95,18 +97,18 @@ class Run:
         try:
             return json.loads(path.read_text())
         except ValueError as error:
-            raise ArtifactError(
-                f"{path} is not valid JSON ({error}); delete it and run {self.remedy('01', '05')}"
-            ) from error
-
-    def remedy(self, start, stop=None):
-        """The shell command that makes the artifacts of notebooks ``start`` to ``stop`` anew."""
-        command = f"python -m cbir_utils run --dataset {self.dataset} --from {start} --to {stop or start}"
-        return f"`{command} --results {self.results}`"
+            raise ArtifactError(f"{path} is not valid JSON ({error}); delete it and run all notebooks anew") from error
 
     def remedy_for(self, name):
-        """The shell command that makes the artifact ``name`` anew."""
-        return self.remedy(MADE_BY.get(PurePosixPath(name).name, "01"))
+        """The shell command, between backquotes, that makes the artifact ``name`` anew, from any folder."""
+        number = MADE_BY.get(PurePosixPath(name).name)
+        return self._remedy(number, number) if number else self._remedy("01", "05")
+
+    def _remedy(self, start, stop):
+        manifest = self.manifest
+        words = [sys.executable, "-m", "cbir_utils", "run", "--dataset", manifest.get("source", self.dataset)]
+        words += ["--profile", manifest.get("profile", "workshop"), "--from", start, "--to", stop]
+        return f"`{shlex.join([*words, '--results', str(self.results.resolve())])}`"
 
     # -- saving ---------------------------------------------------------------------------------------
 
@@ -213,6 +215,40 @@ class Run:
         except ValueError as error:
             raise ArtifactError(f"{path} is not valid JSON; make it anew with {self.remedy_for(name)}") from error
 
+    def same_data(self, content_hash):
+        """Make sure that the run's files come from these data; the first call notes the dataset's content hash."""
+        known = self.manifest.get("content_hash")
+        if known is None:
+            self.record(content_hash=content_hash)
+        elif known != content_hash:
+            raise ArtifactError(
+                f"{self.folder} was made from other data (hash {known[:12]}…, not {content_hash[:12]}…); "
+                f"start anew with {self._remedy('01', '05')}, or choose another results folder"
+            )
+
+    def save_codes(self, method, database, queries):
+        """Save a method's codes, ``(N, D)`` and ``(Q, D)`` float32, and note which encoder and data they come from."""
+        self.save_array(f"{method}/codes_database.npy", database)
+        self.save_array(f"{method}/codes_queries.npy", queries)
+        self.record(codes={method: self._origin(method)})
+
+    def load_codes(self, method):
+        """A method's codes, database ``(N, D)`` and queries ``(Q, D)``; refused if another encoder made them."""
+        database = self.load_array(f"{method}/codes_database.npy", (None, None), "float32")
+        queries = self.load_array(f"{method}/codes_queries.npy", (None, database.shape[1]), "float32")
+        if self.manifest.get("codes", {}).get(method) != self._origin(method):
+            raise ArtifactError(
+                f"the codes in {self.path(method)} come from another encoder or other data than the run has now; "
+                f"make them anew with {self.remedy_for('codes_database.npy')}"
+            )
+        return database, queries
+
+    def _origin(self, method):
+        return {
+            "encoder_hash": self.file_hash(f"{method}/encoder.keras"),
+            "content_hash": self.manifest.get("content_hash"),
+        }
+
     def file_hash(self, name):
         """The SHA-256 of the artifact ``name``, after checking that the file still has it."""
         self.checked_path(name)
@@ -221,7 +257,8 @@ class Run:
     # -- the table of results ---------------------------------------------------------------------------
 
     def add_metrics(self, rows):
-        """Put rows into ``metrics.json``, replacing those of the same method and distance, keeping the others."""
+        """Put rows, dated today, into ``metrics.json``: they replace those of the same method and distance."""
+        rows = [{**row, "measured": datetime.now(UTC).date().isoformat()} for row in rows]
         known = self.load_json("metrics.json") if self.path("metrics.json").exists() else []
         table = {(row["method"], row["distance"]): row for row in [*known, *rows]}
         self.save_json("metrics.json", list(table.values()))
@@ -248,6 +285,8 @@ class Run:
             lock.truncate(0)
             lock.write(str(os.getpid()))
             lock.flush()
+            for left in self.folder.rglob(".partial-*"):  # of a process that was killed in the middle of a save
+                left.unlink()
             yield
 
 

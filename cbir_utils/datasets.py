@@ -6,12 +6,12 @@ split, as ``uint8`` images, with labels that only the evaluation may look at.
 
 import gzip
 import hashlib
+import http.client
 import os
 import urllib.request
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from urllib.error import URLError
 
 import numpy as np
 
@@ -32,6 +32,9 @@ MNIST_SHA256 = {
     "x_test": "6d87418db22cc8025d05968bec9bd5c3932904b23485740db143a061a2c9d161",
     "y_test": "ddeff807876a9661a1110d45c266c86239a3a1b7d37da0c3716a7a683c852ff5",
 }
+
+#: SHA-256 of the file ``mnist.npz`` as Keras downloads it (keras/src/datasets/mnist.py).
+KERAS_MNIST_SHA256 = "731c5ac602752760c8e48fbffcf8c3b850d9dc2a2aedcf2cc48468fc17b673d1"
 
 #: MD5 of Fashion-MNIST's four files, as its authors publish them (github.com/zalandoresearch/fashion-mnist).
 FASHION_MD5 = {
@@ -111,6 +114,8 @@ def load_dataset(source, *, path=None, seed=0):
     if source in ("mnist", "fashion_mnist"):
         return _mnist_like(str(source), path)
     folder = Path(source)
+    if folder.is_dir() and folder.resolve().name in SOURCES:
+        raise DatasetError(f"{folder}: a folder may not be named like a dataset ({', '.join(SOURCES)}); rename it")
     if folder.is_dir():
         return _make_dataset(folder.resolve().name, *_read_idx_folder(folder))
     raise DatasetError(
@@ -174,14 +179,14 @@ def _mnist_like(name, path):
         looked.append(str(place))
         if place.is_file() and name == "mnist":
             return _verified_mnist(place, _read_npz(place))
-        if place.is_dir() and _idx_file(place, "train", "images"):
+        if place.is_dir() and _idx_file(place, "train", "images") and not _half_downloaded(name, place):
             return _load_idx(name, place)
     if path:
         wanted = "no mnist.npz and no folder with MNIST's" if name == "mnist" else "no folder with Fashion-MNIST's"
         raise DatasetError(f"{path}: there is {wanted} IDX files; check the path")
     try:
         return _download(name)
-    except (URLError, TimeoutError, ConnectionError) as error:
+    except (OSError, http.client.HTTPException) as error:  # no name, no route, a time-out, a broken transfer
         wanted = "mnist.npz" if name == "mnist" else "train-images-idx3-ubyte.gz and its three companions"
         hashes = MNIST_SHA256 if name == "mnist" else FASHION_MD5
         check = "; ".join(f"{'SHA-256' if name == 'mnist' else 'MD5'} of {k}: {v}" for k, v in hashes.items())
@@ -215,19 +220,32 @@ def _download(name):
     """
     cache = _keras_cache()
     if name == "mnist":
-        _fetch("mnist.npz", cache / "mnist.npz")
+        _fetch("mnist.npz", cache / "mnist.npz", "sha256", KERAS_MNIST_SHA256)
         return _verified_mnist(cache / "mnist.npz", _read_npz(cache / "mnist.npz"))
-    for file in FASHION_MD5:
-        _fetch(file, cache / "fashion-mnist" / file)
+    for file, md5 in FASHION_MD5.items():
+        _fetch(file, cache / "fashion-mnist" / file, "md5", md5)
     return _load_idx(name, cache / "fashion-mnist")
 
 
-def _fetch(file, target):
-    """Download one file to ``target``, whole or not at all."""
+def _fetch(file, target, algorithm, want):
+    """Download one file to ``target``, whole and with the right hash, or not at all."""
     if target.exists():
         return
-    with urllib.request.urlopen(KERAS_ORIGIN + file, timeout=20) as response, atomic_path(target) as partial:
-        partial.write_bytes(response.read())
+    with urllib.request.urlopen(KERAS_ORIGIN + file, timeout=20) as response:
+        data = response.read()
+    if hashlib.new(algorithm, data).hexdigest() != want:
+        raise DatasetError(
+            f"{KERAS_ORIGIN}{file} answered with something else than the file ({algorithm.upper()} {want} expected); "
+            "try another network"
+        )
+    with atomic_path(target) as partial:
+        partial.write_bytes(data)
+
+
+def _half_downloaded(name, folder):
+    """Whether ``folder`` is Keras's cache of Fashion-MNIST with some of the four files still missing."""
+    cache = _keras_cache() / "fashion-mnist"
+    return name == "fashion_mnist" and folder == cache and not all((cache / file).exists() for file in FASHION_MD5)
 
 
 def _read_npz(path):
@@ -272,7 +290,9 @@ def _check_fashion_files(folder):
         with open(path, "rb") as stream:
             have = hashlib.file_digest(stream, "md5").hexdigest()
         if have != want:
-            raise DatasetError(f"{path} is not Fashion-MNIST's (MD5 {want} expected, {have} found); fetch it again")
+            raise DatasetError(
+                f"{path} is not Fashion-MNIST's (MD5 {want} expected, {have} found); delete it and fetch it again"
+            )
 
 
 # -- IDX files ------------------------------------------------------------------------------------------------

@@ -141,8 +141,9 @@ class Index:
         """
         queries, own = self._checked_queries(queries, exclude_self)
         rows = self._rows.astype(np.float64)
+        norms = _squared_lengths(rows)
         for start in range(0, len(queries), block):
-            distances = self._all_distances(queries[start : start + block], rows)
+            distances = self._all_distances(queries[start : start + block], rows, norms)
             if own is not None:
                 distances[np.arange(len(distances)), own[start : start + block]] = np.inf
             # Non-negative floats sort like their bits taken as integers. With the distance in the high half and
@@ -300,11 +301,11 @@ class Index:
             distances[start : start + PAIRS] = pairs
         return distances
 
-    def _all_distances(self, queries, rows):
-        """Every distance from ``queries`` to ``rows`` (float64), ``(Q, N)`` float32, for ranking."""
+    def _all_distances(self, queries, rows, norms):
+        """Every distance from ``queries`` to ``rows`` (float64, with their squared lengths): ``(Q, N)`` float32."""
         if self.metric == "manhattan":
             return cdist(queries.astype(np.float64), rows, "cityblock").astype(np.float32)
-        lengths = _squared_lengths(queries.astype(np.float64))[:, None] + _squared_lengths(rows)
+        lengths = _squared_lengths(queries.astype(np.float64))[:, None] + norms
         squared = lengths - 2 * (queries.astype(np.float64) @ rows.T)
         # Where the difference all but vanishes, too few of its digits are right: measure these pairs one by one.
         of_query, close = np.divmod(np.flatnonzero(squared < 1e-6 * lengths), len(rows))
@@ -312,7 +313,7 @@ class Index:
         if self.metric == "euclidean":
             distances = np.sqrt(squared, out=squared).astype(np.float32)
         else:
-            squared[:, ~rows.any(axis=1)] = squared[~queries.any(axis=1)] = 2  # no direction: distance 1
+            squared[:, norms == 0] = squared[~queries.any(axis=1)] = 2  # no direction: distance 1
             distances = (squared / 2).astype(np.float32)
         distances[of_query, close] = self._exact(queries, of_query, close)
         return distances

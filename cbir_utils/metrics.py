@@ -105,7 +105,7 @@ def summarize(values, *, n_database, seeds):
     row["protocol"] = (
         f"{len(values['AP']):,} queries against a database of {n_database:,} images, fitted on the database only, "
         f"without labels; average precision over the full ranking; 95 % bootstrap interval over queries; "
-        f"{len(seeds)} seed(s)."
+        f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}."
     )
     return row
 

@@ -65,24 +65,27 @@ def load_profile(name):
     return yaml.safe_load(path.read_text()) or {}
 
 
+class Words(str):
+    """A value as it stands on the command line, before the parameter's own type says how to read it."""
+
+
 def parse_assignment(text):
-    """``"epochs=3"`` → ``("epochs", 3)``; the value is read as YAML, so ``true``, ``0.5`` and ``[1, 2]`` work."""
+    """``"epochs=3"`` → ``("epochs", Words("3"))``."""
     name, equals, value = text.partition("=")
     if not equals or not name.isidentifier():
         raise UsageError(f"-p {text}: expected name=value, such as -p epochs=3")
-    try:
-        return name, yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise UsageError(f"-p {text}: the value cannot be read as YAML") from error
+    return name, Words(value)
 
 
 def assign_parameters(given, notebooks, every):
     """Give each notebook those of the ``given`` parameters that it declares.
 
     ``notebooks`` are the ones to be run, ``every`` all there are (each a path). Returns ``{path: {name: value}}``.
-    Raises :class:`UsageError` for a name that none of ``notebooks`` declares, or a value of another type than the
-    default: papermill would only warn.
+    From the command line, a parameter that is a text takes the words as they stand and any other is read as YAML
+    (``true``, ``0.5``, ``[1, 2]``). Raises :class:`UsageError` for a name that none of ``notebooks`` declares, or a
+    value of another type than the default: papermill would only warn.
     """
+    assigned = {path: {} for path in notebooks}
     declared = {path: declared_parameters(path) for path in every}
     chosen = {name for path in notebooks for name in declared[path]}
     for name, value in given.items():
@@ -95,16 +98,23 @@ def assign_parameters(given, notebooks, every):
         if name not in chosen:
             raise UsageError(f"{name!r} is a parameter of {', '.join(owners)}, which this run does not include")
         for path in notebooks:
-            default = declared[path].get(name)
-            if default is not None and not _same_kind(value, default):
-                raise UsageError(f"{name}={value!r} is no {type(default).__name__} (in {path.stem}: {default!r})")
-    return {path: {n: v for n, v in given.items() if n in declared[path]} for path in notebooks}
+            if name in declared[path]:
+                assigned[path][name] = _as_kind_of(declared[path][name], value, f"{name} in {path.stem}")
+    return assigned
 
 
-def _same_kind(value, default):
-    if isinstance(default, float):
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    return type(value) is type(default)
+def _as_kind_of(default, value, what):
+    """``value`` in the type of ``default``; a whole number will do for a float."""
+    if isinstance(value, Words):
+        try:
+            value = str(value) if isinstance(default, str) else yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise UsageError(f"{what} cannot be read: {str(value)!r}") from error
+    if isinstance(default, float) and type(value) is int:
+        value = float(value)
+    if default is not None and type(value) is not type(default):
+        raise UsageError(f"{what} must be of type {type(default).__name__}, like {default!r}, and {value!r} is not")
+    return value
 
 
 # -- running ----------------------------------------------------------------------------------------------------
@@ -132,6 +142,8 @@ def execute(notebook, output, parameters, *, log=False):
                 failure = f"{notebook.stem} failed in cell [{error.exec_count}]: {what}"
             except DeadKernelError as error:
                 failure = f"{notebook.stem} failed: its kernel died ({error}); was there enough memory?"
+            except Exception as error:  # no kernel, a full disk: whatever else keeps a notebook from running
+                failure = f"{notebook.stem} could not be run: {type(error).__name__}: {error}"
     finally:
         if not failure:
             kernel_log.unlink(missing_ok=True)
@@ -155,9 +167,9 @@ def _stderr_to(path):
 
 
 @contextmanager
-def progress_line(text, stream=None):
+def progress_line(text):
     """Print ``text`` and, when the block ends, its seconds, on one line; on a terminal the seconds tick along."""
-    stream = stream or sys.stdout
+    stream = sys.stdout
     start, done = time.perf_counter(), threading.Event()
 
     def tick():
@@ -191,6 +203,8 @@ def run(arguments):
             raise UsageError(f"there is no dataset {source!r}: choose one of {', '.join(SOURCES)}, or give a folder")
         source = str(Path(source).resolve())
     results = Path(arguments.results).resolve()
+    for name in {"CBIR_DATA_HOME", "KERAS_HOME"} & os.environ.keys():
+        os.environ[name] = os.path.abspath(os.environ[name])  # the notebooks run in another folder
     notebooks = select_notebooks(arguments.start, arguments.stop)
     every = select_notebooks(0, 99)
     own = dict(parse_assignment(text) for text in arguments.parameter)
@@ -204,6 +218,7 @@ def run(arguments):
 
     project_run = Run(Path(source).name, results)
     with project_run.exclusive():
+        project_run.record(source=source, profile=arguments.profile)
         for number, notebook in enumerate(notebooks, 1):
             parameters = {**of_profile[notebook], **chosen[notebook]}
             output = project_run.path(f"notebooks/{notebook.name}")
@@ -217,14 +232,18 @@ def run(arguments):
             except KeyboardInterrupt:
                 print(f"interrupted; resume with: {_resume(arguments, notebook)}", file=sys.stderr)
                 return 130
-            project_run.record(timings={notebook.stem: round(time.perf_counter() - start, 1)})
-        _print_summary(project_run)
+            used = {**declared_parameters(notebook), **parameters}
+            seconds = round(time.perf_counter() - start, 1)
+            project_run.record(timings={notebook.stem: seconds}, parameters={notebook.stem: used})
+            project_run.record_files(f"notebooks/{notebook.name}")
+        if int(notebooks[-1].name[:2]) >= 5:  # notebook 05 writes the table
+            _print_summary(project_run)
     return 0
 
 
 def _resume(arguments, notebook):
     """The command that goes on with ``notebook``."""
-    words = ["python", "-m", "cbir_utils", "run", "--dataset", arguments.dataset, "--profile", arguments.profile]
+    words = [sys.executable, "-m", "cbir_utils", "run", "--dataset", arguments.dataset, "--profile", arguments.profile]
     words += ["--from", notebook.name[:2], "--to", arguments.stop, "--results", arguments.results]
     for text in arguments.parameter:
         words += ["-p", text]
@@ -273,7 +292,7 @@ def update_readme(readme, results):
         rows, manifest = project_run.load_json("metrics.json"), project_run.manifest
         machine, packages = manifest["machine"], manifest["packages"]
         note = (
-            f"{rows[0]['protocol']} Measured {manifest['updated'][:10]}, {machine['system']} "
+            f"{rows[0]['protocol']} Measured {rows[0]['measured']}, {machine['system']} "
             f"{machine['architecture']}, {machine['cores']} cores, TensorFlow {packages['tensorflow']}."
         )
         return f"<!-- results {match[1]} -->\n{results_table(rows)}\n\n{note}\n<!-- end -->"
@@ -305,16 +324,17 @@ def refresh(arguments):
     """``cbir refresh``: execute the committed notebooks in place, on their own parameters."""
     import nbformat
 
-    for notebook in select_notebooks(arguments.start, arguments.stop):
-        executed = ROOT / "results" / "refresh" / notebook.name
-        try:
-            with progress_line(f"{notebook.stem:<26}"):
-                execute(notebook, executed, {})
-        except NotebookFailed as error:
-            print(error, file=sys.stderr)
-            return 1
-        with atomic_path(notebook) as partial:
-            nbformat.write(normalise(nbformat.read(executed, as_version=4)), partial)
+    with Run("digits", ROOT / "results").exclusive():
+        for notebook in select_notebooks(arguments.start, arguments.stop):
+            executed = ROOT / "results" / "refresh" / notebook.name
+            try:
+                with progress_line(f"{notebook.stem:<26}"):
+                    execute(notebook, executed, {})
+            except NotebookFailed as error:
+                print(error, file=sys.stderr)
+                return 1
+            with atomic_path(notebook) as partial:
+                nbformat.write(normalise(nbformat.read(executed, as_version=4)), partial)
     return 0
 
 
@@ -373,7 +393,7 @@ def main(argv=None):
     arguments = parser().parse_args(argv)
     try:
         return arguments.command(arguments)
-    except (UsageError, ArtifactError) as error:
+    except (UsageError, ArtifactError, OSError) as error:  # OSError: a folder that cannot be written, a full disk
         print(f"cbir: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -215,14 +215,12 @@ def hits_row(axes, images, distances, relevant):
         show_image(ax, image, f"{rank}: {distance:.2f} {mark}", colour, style)
 
 
-def query_and_hits(query, images, distances, relevant, *, title=None):
+def query_and_hits(query, images, distances, relevant):
     """One query and its hits (paper, figures 7 and 8)."""
     figure, axes = plt.subplots(1, len(images) + 1, figsize=(1.75 * (len(images) + 1), 2.9))
     show_image(axes[0], query, "query", "black")
     hits_row(axes[1:], images, distances, relevant)
-    figure.suptitle(
-        title or f"{int(np.sum(relevant))} of {len(images)} hits are of the query's class", fontweight="bold"
-    )
+    figure.suptitle(f"{int(np.sum(relevant))} of {len(images)} hits are of the query's class", fontweight="bold")
     return figure
 
 
@@ -237,8 +235,9 @@ def several_queries(queries, images, distances, relevant, names):
     return figure
 
 
-def metrics_chart(ax, rows, *, names=("P@1", "P@5", "P@10", "R-precision", "mAP")):
+def metrics_chart(ax, rows):
     """A bar for each metric and row of ``metrics.json``, with the number on it; mAP with its interval."""
+    names = ("P@1", "P@5", "P@10", "R-precision", "mAP")
     hatches = ("", "//", "..", "xx", "\\\\", "oo")
     height = 0.8 / len(rows)
     for i, row in enumerate(rows):

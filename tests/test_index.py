@@ -239,6 +239,16 @@ def test_rows_at_one_distance_are_tied_though_float32_sums_of_it_differ(metric, 
         assert_nearest(build(rows, metric).search(queries[0], k), distances[:1], ids[:1], metric)
 
 
+@pytest.mark.parametrize("metric", EXACT)
+def test_rows_whose_distances_round_to_the_same_float32_are_tied(metric):
+    rows = np.random.default_rng(21).uniform(0, 1e-3, (200, 4)).astype(np.float32)
+    queries = np.full((2, 4), 1000, np.float32)  # float32 steps there are 6e-5 and more
+    distances, ids = slow_ranking(rows, queries, metric)
+    assert len(np.unique(distances)) < 40
+    assert_nearest(build(rows, metric).search(queries, 9), distances, ids, metric)
+    assert_ranked(next(build(rows, metric).rank(queries)), distances, ids, metric)
+
+
 def test_rank_and_search_agree_on_rows_that_differ_by_one_rounding_in_cosine():
     rows = np.random.default_rng(11).uniform(1, 2, (1, 8)).astype(np.float32) * np.linspace(1, 3, 50)[:, None]
     index = build(rows, "cosine")  # the same direction 50 times, but for the last bit
