@@ -95,17 +95,19 @@ class Run:
         if not path.exists():
             return {}
         try:
-            return json.loads(path.read_text())
-        except ValueError as error:
-            raise ArtifactError(f"{path} is not valid JSON ({error}); delete it and run all notebooks anew") from error
+            manifest = json.loads(path.read_text())
+        except ValueError:
+            manifest = None
+        if not isinstance(manifest, dict):
+            raise ArtifactError(f"{path} is not valid JSON; delete it and run {self._remedy('01', '05', {})}")
+        return manifest
 
     def remedy_for(self, name):
         """The shell command, between backquotes, that makes the artifact ``name`` anew, from any folder."""
         number = MADE_BY.get(PurePosixPath(name).name)
-        return self._remedy(number, number) if number else self._remedy("01", "05")
+        return self._remedy(number or "01", number or "05", self.manifest)
 
-    def _remedy(self, start, stop):
-        manifest = self.manifest
+    def _remedy(self, start, stop, manifest):
         words = [sys.executable, "-m", "cbir_utils", "run", "--dataset", manifest.get("source", self.dataset)]
         words += ["--profile", manifest.get("profile", "workshop"), "--from", start, "--to", stop]
         return f"`{shlex.join([*words, '--results', str(self.results.resolve())])}`"
@@ -188,7 +190,8 @@ class Run:
         """
         path = self.checked_path(name)
         try:
-            array = np.load(path, allow_pickle=False)
+            with open(path, "rb") as file:
+                array = np.lib.format.read_array(file, allow_pickle=False)
         except (ValueError, EOFError, OSError) as error:
             raise ArtifactError(f"{path} is no .npy file; make it anew with {self.remedy_for(name)}") from error
         if shape is not None:
@@ -223,7 +226,7 @@ class Run:
         elif known != content_hash:
             raise ArtifactError(
                 f"{self.folder} was made from other data (hash {known[:12]}…, not {content_hash[:12]}…); "
-                f"start anew with {self._remedy('01', '05')}, or choose another results folder"
+                f"start anew with {self._remedy('01', '05', self.manifest)}, or choose another results folder"
             )
 
     def save_codes(self, method, database, queries):

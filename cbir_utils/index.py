@@ -360,6 +360,5 @@ def _squared_lengths(rows):
 def _unit_length(rows):
     """Rows scaled to unit Euclidean length, float32; rows of zeros stay as they are."""
     rows = rows.astype(np.float64)
-    rows /= np.maximum(np.abs(rows).max(axis=1, keepdims=True), np.finfo(np.float64).tiny)  # squares can't overflow
     lengths = np.sqrt(_squared_lengths(rows))[:, None]
     return (rows / np.where(lengths > 0, lengths, 1)).astype(np.float32)

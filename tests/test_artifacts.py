@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -24,10 +25,10 @@ def run(tmp_path):
 
 
 def remedy(run, notebook):
-    """The command that an error must name, as a pattern."""
-    return re.escape(
-        f"`python -m cbir_utils run --dataset digits --from {notebook} --to {notebook} --results {run.results}`"
-    )
+    """The command that an error must name, as a pattern; ``notebook`` is a number or "01-05"."""
+    start, stop = notebook[:2], notebook[-2:]
+    words = f"--dataset digits --profile workshop --from {start} --to {stop} --results {run.results}"
+    return re.escape(f"`{sys.executable} -m cbir_utils run {words}`")
 
 
 def names_in(folder):
@@ -187,7 +188,7 @@ def test_two_runs_of_one_results_folder_do_not_mix(tmp_path):
         ("codes_queries.npy", "03"),
         ("index.faiss", "04"),
         ("metrics.json", "05"),
-        ("made_by_nobody_known.png", "01"),
+        ("made_by_nobody_known.png", "01-05"),
     ],
 )
 def test_a_missing_file_is_named_with_the_command_that_makes_it(run, name, notebook):
@@ -272,15 +273,70 @@ def test_a_registered_file_of_another_kind_is_refused(run, data):
         run.load_json("index.json")
 
 
-@pytest.mark.parametrize("text", ["{", "", "no json"])
+@pytest.mark.parametrize("text", ["{", "", "no json", "[]"])
 def test_an_invalid_manifest_is_refused_and_not_overwritten(run, text):
     run.save_json("history.json", 1)
     run.path("manifest.json").write_text(text)
-    command = re.escape(f"`python -m cbir_utils run --dataset digits --from 01 --to 05 --results {run.results}`")
     for use in (lambda: run.load_json("history.json"), lambda: run.record(note="new")):
-        with pytest.raises(ArtifactError, match=f"manifest.json is not valid JSON .*; delete it and run {command}"):
+        with pytest.raises(
+            ArtifactError, match=f"manifest.json is not valid JSON; delete it and run {remedy(run, '01-05')}"
+        ):
             use()
     assert run.path("manifest.json").read_text() == text
+
+
+# -- what belongs together ----------------------------------------------------------------------------------------
+
+
+def test_other_data_than_the_run_s_are_refused(run):
+    run.same_data("a" * 64)
+    run.same_data("a" * 64)
+    with pytest.raises(
+        ArtifactError, match="made from other data .hash aaaaaaaaaaaa…, not bbbb.*" + remedy(run, "01-05")
+    ):
+        run.same_data("b" * 64)
+
+
+def test_codes_come_back_while_their_encoder_and_data_are_the_run_s(run):
+    run.save_json("deep/encoder.keras", "first")
+    run.same_data("a" * 64)
+    run.save_codes("deep", CODES, CODES[:2])
+    database, queries = run.load_codes("deep")
+    assert np.array_equal(database, CODES) and np.array_equal(queries, CODES[:2])
+    run.record(content_hash="b" * 64)
+    with pytest.raises(ArtifactError, match="come from another encoder or other data.*" + remedy(run, "03")):
+        run.load_codes("deep")
+    run.record(content_hash="a" * 64)
+    run.save_json("deep/encoder.keras", "second")
+    with pytest.raises(ArtifactError, match="come from another encoder or other data.*" + remedy(run, "03")):
+        run.load_codes("deep")
+
+
+def test_codes_of_two_lengths_are_refused(run):
+    run.save_json("deep/encoder.keras", "first")
+    run.save_codes("deep", CODES, CODES[:, :2])
+    with pytest.raises(ArtifactError, match=r"codes_queries.npy holds an array of shape \(4, 2\), but \(None, 3\)"):
+        run.load_codes("deep")
+
+
+def test_the_remedy_knows_where_the_run_came_from(run):
+    run.record(source="/data/my digits", profile="paper")
+    assert "--dataset '/data/my digits' --profile paper --from 02 --to 02" in run.remedy_for("deep/encoder.keras")
+
+
+def test_an_npz_under_the_name_of_an_npy_is_refused(run):
+    with run.writing("codes_database.npy") as partial, open(partial, "wb") as file:
+        np.savez(file, CODES)
+    with pytest.raises(ArtifactError, match="codes_database.npy is no .npy file"):
+        run.load_array("codes_database.npy", (None,))
+
+
+def test_what_a_killed_process_left_is_swept_when_the_next_run_starts(run):
+    left = run.path("method/.partial-x-codes.npy")
+    left.parent.mkdir(parents=True)
+    left.touch()
+    with run.exclusive():
+        assert not left.exists()
 
 
 # -- the table of results -----------------------------------------------------------------------------------------
@@ -293,7 +349,10 @@ def test_add_metrics_replaces_rows_of_the_same_method_and_distance_and_keeps_the
     run.add_metrics([row("pixels", "euclidean", 1), row("pixels", "cosine", 2), row("deep", "cosine", 3)])
     run.add_metrics([row("pixels", "cosine", 4), row("deep", "euclidean", 5)])
     expected = [("pixels", "euclidean", 1), ("pixels", "cosine", 4), ("deep", "cosine", 3), ("deep", "euclidean", 5)]
-    assert run.load_json("metrics.json") == [row(*values) for values in expected]
+    table = run.load_json("metrics.json")
+    today = datetime.now(UTC).date().isoformat()
+    assert {row.pop("measured") for row in table} <= {today}
+    assert table == [row(*values) for values in expected]
 
 
 def test_add_metrics_does_not_build_on_a_damaged_table(run):

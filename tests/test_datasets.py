@@ -502,6 +502,7 @@ def test_an_explicit_path_that_is_not_there_is_refused_without_looking_elsewhere
 
 def test_a_download_is_kept_in_keras_cache_and_not_repeated(tmp_path, monkeypatch, small_mnist):
     data, asked = write_npz(tmp_path / "served.npz").read_bytes(), []
+    monkeypatch.setattr(datasets, "KERAS_MNIST_SHA256", hashlib.sha256(data).hexdigest())
 
     def serve(url, timeout):
         asked.append(url)
@@ -522,7 +523,20 @@ def test_a_download_that_breaks_off_leaves_nothing_behind(tmp_path, monkeypatch)
     monkeypatch.setattr(urllib.request, "urlopen", lambda *args, **kwargs: Broken())
     with pytest.raises(DatasetError, match="cannot be downloaded .the line went dead"):
         load_dataset("mnist")
-    assert not list((tmp_path / "keras" / "datasets").iterdir())
+    assert not list((tmp_path / "keras").rglob("*.npz"))
+
+
+def test_a_download_of_something_else_is_not_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(urllib.request, "urlopen", lambda *args, **kwargs: io.BytesIO(b"<html>log in first</html>"))
+    with pytest.raises(DatasetError, match="answered with something else than the file .SHA256 731c5ac6"):
+        load_dataset("mnist")
+    assert not list((tmp_path / "keras").rglob("*.npz"))
+
+
+def test_a_folder_named_like_a_dataset_is_refused(tmp_path):
+    (tmp_path / "mnist").mkdir()
+    with pytest.raises(DatasetError, match="a folder may not be named like a dataset"):
+        load_dataset(tmp_path / "mnist")
 
 
 # -- Fashion-MNIST and the rest --------------------------------------------------------------------------------

@@ -165,6 +165,6 @@ def test_summarize_averages_the_queries_that_have_something_to_find():
     assert [row["P@1"], row["R-precision"], row["mAP"]] == pytest.approx([2 / 5, 13 / 24, 49 / 72])
     assert row["mAP_interval"] == list(metrics.bootstrap_interval(ap))
     assert row["seeds"] == [3]
-    for fact in ("5 queries", "60,000 images", "1 seed"):
+    for fact in ("5 queries", "60,000 images", "seed 3"):
         assert fact in row["protocol"]
     assert json.loads(json.dumps(row)) == row

@@ -43,10 +43,17 @@ def run(folder, *words):
     return pipeline.main(["run", "--dataset", "shapes", "--results", str(folder.parent / "results"), *words])
 
 
-def test_assignments_are_read_as_yaml():
-    assert pipeline.parse_assignment("epochs=3") == ("epochs", 3)
-    assert pipeline.parse_assignment("name=a=b") == ("name", "a=b")
-    assert pipeline.parse_assignment("flags=[1, 2]") == ("flags", [1, 2])
+def test_assignments_are_read_by_the_type_of_the_parameter(folder):
+    def read(text):
+        name, value = pipeline.parse_assignment(text)
+        first, second = pipeline.select_notebooks(0, 99)
+        assigned = pipeline.assign_parameters({name: value}, [first, second], [first, second])
+        return assigned[first].get(name, assigned[second].get(name))
+
+    assert read("epochs=3") == 3
+    assert read("rate=1") == 1.0 and type(read("rate=1")) is float
+    assert read("mode=9") == "9"
+    assert read("mode=a=b") == "a=b"
     with pytest.raises(UsageError, match="expected name=value, such as -p epochs=3"):
         pipeline.parse_assignment("epochs")
 
@@ -59,7 +66,8 @@ def test_assignments_are_read_as_yaml():
             ["-p", "epochs=3", "--from", "2"],
             "'epochs' is a parameter of 01_first_step, which this run does not include",
         ),
-        (["-p", "epochs=many"], "epochs='many' is no int (in 01_first_step: 2)"),
+        (["-p", "epochs=many"], "epochs in 01_first_step must be of type int, like 2, and 'many' is not"),
+        (["-p", "epochs=true"], "epochs in 01_first_step must be of type int, like 2, and True is not"),
         (["-p", "results=x"], "give the results as --results, not with -p"),
         (["--profile", "fast"], "there is no profile 'fast'; choose one of workshop, paper"),
         (["--dataset", "mnits"], "there is no dataset 'mnits': choose one of digits, mnist"),
@@ -79,6 +87,18 @@ def test_a_wrong_name_in_a_profile_is_refused(folder, capsys):
     (folder / "parameters" / "paper.yaml").write_text("epoch: 7\n")
     assert run(folder, "--profile", "paper") == 2
     assert "no notebook has a parameter 'epoch'" in capsys.readouterr().err
+
+
+def test_the_project_s_own_profile_fits_its_notebooks():
+    every = pipeline.select_notebooks(0, 99)
+    assigned = pipeline.assign_parameters(pipeline.load_profile("paper"), every, every)
+    assert assigned[every[1]]["epochs"] == 10
+
+
+def test_a_notebook_without_a_kernel_is_named(folder, capsys, monkeypatch):
+    monkeypatch.setattr(pipeline, "KERNEL", "no_such_kernel")
+    assert run(folder) == 1
+    assert "01_first_step could not be run: NoSuchKernel" in capsys.readouterr().err
 
 
 def test_own_values_go_before_the_profile_s_and_only_to_who_declares_them(folder):
@@ -105,7 +125,7 @@ def test_a_failing_notebook_is_kept_and_named_with_the_command_to_resume(folder,
     assert "02_second_step failed in cell [3]: AssertionError: the mode is bad" in captured.err
     resume = captured.err.split("resume with:")[1].strip()
     words = "run --dataset shapes --profile workshop --from 02 --to 05 --results"
-    assert resume.startswith(f"python -m cbir_utils {words}") and resume.endswith("-p mode=bad")
+    assert resume.startswith(f"{sys.executable} -m cbir_utils {words}") and resume.endswith("-p mode=bad")
     assert (folder.parent / "results/shapes/notebooks/02_second_step.ipynb").exists()
     assert pipeline.parser().parse_args(resume.split()[3:]).parameter == ["mode=bad"]
 
@@ -137,13 +157,21 @@ def test_ctrl_c_leaves_no_half_file_and_says_how_to_resume(folder):
     process.send_signal(signal.SIGINT)
     errors = process.communicate(timeout=60)[1]
     assert process.returncode == 130
-    assert "resume with: python -m cbir_utils run --dataset shapes --profile workshop --from 03" in errors
+    assert f"resume with: {sys.executable} -m cbir_utils run --dataset shapes --profile workshop --from 03" in errors
     assert list((folder.parent / "results/shapes/notebooks").iterdir()) == []
 
 
 def row(**change):
     numbers = {"P@1": 0.9, "P@5": 0.8, "P@10": 0.7, "R-precision": 0.5, "mAP": 0.4567, "mAP_interval": [0.44, 0.47]}
-    return {"method": "pixels", "distance": "cosine", **numbers, "seconds": 3.2, "protocol": "All of them.", **change}
+    return {
+        "method": "pixels",
+        "distance": "cosine",
+        **numbers,
+        "seconds": 3.2,
+        "protocol": "All of them.",
+        "measured": "2026-01-02",
+        **change,
+    }
 
 
 def test_the_table_has_a_row_per_method():
@@ -162,7 +190,7 @@ def test_the_readme_s_table_is_written_from_metrics(tmp_path):
     assert pipeline.update_readme(readme, tmp_path) == ["digits"]
     text = readme.read_text()
     assert "0.321" in text and "old" not in text and "kept" in text and text.startswith("before\n")
-    assert "All of them. Measured 20" in text
+    assert "All of them. Measured 2026-01-02, " in text
     pipeline.update_readme(readme, tmp_path)
     assert readme.read_text() == text
 
