@@ -50,9 +50,9 @@ class Index:
     """Exact nearest-neighbour search over float32 rows, which FAISS keeps and saves.
 
     Distances are computed in float64 from the float32 rows and returned as float32; ties are decided on what is
-    returned. FAISS's own exact search was several times slower than a matrix product on the machines where it was
-    tried (``make bench``), so Euclidean and cosine search go through the product; Manhattan has none and goes
-    through FAISS.
+    returned. One query at a time, FAISS's own exact search took more than twice as long as this one where both were
+    timed, and equally long for batches (``make bench``); so Euclidean and cosine search go through one matrix
+    product, which also settles ties, and Manhattan, which has none, goes through FAISS.
 
     Parameters
     ----------
