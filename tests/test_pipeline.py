@@ -149,7 +149,12 @@ def test_ctrl_c_leaves_no_half_file_and_says_how_to_resume(folder):
     )
     words = ["run", "--dataset", "shapes", "--results", str(folder.parent / "results"), "--from", "3"]
     process = subprocess.Popen(
-        [sys.executable, "-c", code, str(folder), *words], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", code, str(folder), *words],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        # Where the tests run in the background, SIGINT is ignored, and the child would inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 60
     while not (folder / "started").exists() and time.monotonic() < deadline:
