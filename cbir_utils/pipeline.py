@@ -167,20 +167,21 @@ def _stderr_to(path):
 
 
 @contextmanager
-def progress_line(text):
-    """Print ``text`` and, when the block ends, its seconds, on one line; on a terminal the seconds tick along."""
-    stream = sys.stdout
+def progress_line(text, *, log=False):
+    """Print ``text`` and, when the block ends, its seconds, on one line; on a terminal the seconds tick along.
+
+    With ``log`` the block prints lines of its own, so ``text`` stands again beside the seconds at the end.
+    """
     start, done = time.perf_counter(), threading.Event()
+    ticking = sys.stdout.isatty() and not log
 
     def tick():
         while not done.wait(1):
-            stream.write(f"\r{text} {time.perf_counter() - start:7.0f} s")
-            stream.flush()
+            print(f"\r{text} {time.perf_counter() - start:7.0f} s", end="", flush=True)
 
     ticker = threading.Thread(target=tick, daemon=True)
-    stream.write(text)
-    stream.flush()
-    if stream.isatty():
+    print(text, end="\n" if log else "", flush=True)
+    if ticking:
         ticker.start()
     end = " (stopped)"
     try:
@@ -188,11 +189,10 @@ def progress_line(text):
         end = ""
     finally:
         done.set()
-        if ticker.is_alive():
+        if ticking:
             ticker.join()
-        back = "\r" + text if stream.isatty() else ""
-        stream.write(f"{back} {time.perf_counter() - start:7.1f} s{end}\n")
-        stream.flush()
+        again = "\r" + text if ticking else text if log else ""
+        print(f"{again} {time.perf_counter() - start:7.1f} s{end}", flush=True)
 
 
 def run(arguments):
@@ -224,7 +224,7 @@ def run(arguments):
             output = project_run.path(f"notebooks/{notebook.name}")
             start = time.perf_counter()
             try:
-                with progress_line(f"[{number}/{len(notebooks)}] {notebook.stem:<26}"):
+                with progress_line(f"[{number}/{len(notebooks)}] {notebook.stem:<26}", log=arguments.log):
                     execute(notebook, output, parameters, log=arguments.log)
             except NotebookFailed as error:
                 print(f"{error}\n  resume with:   {_resume(arguments, notebook)}", file=sys.stderr)

@@ -119,6 +119,13 @@ def test_notebooks_run_in_their_folder_with_their_parameters(folder, capsys):
     assert set(json.loads((results / "manifest.json").read_text())["timings"]) == {"01_first_step", "02_second_step"}
 
 
+def test_with_log_the_notebooks_own_lines_are_shown(folder, capsys):
+    assert run(folder, "--log", "--to", "1") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["[1/1]", "01_first_step"] and str(folder) in lines
+    assert lines[-1].split()[:2] == ["[1/1]", "01_first_step"] and lines[-1].endswith(" s")
+
+
 def test_a_failing_notebook_is_kept_and_named_with_the_command_to_resume(folder, capsys):
     assert run(folder, "-p", "mode=bad", "--from", "2") == 1
     captured = capsys.readouterr()
