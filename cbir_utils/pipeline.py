@@ -210,11 +210,10 @@ def run(arguments):
     own = dict(parse_assignment(text) for text in arguments.parameter)
     for name in {"dataset", "results"} & own.keys():
         raise UsageError(f"give the {name} as --{name}, not with -p")
-    profile = load_profile(arguments.profile)
-    assign_parameters(profile, every, every)  # a wrong name in the profile is an error whatever is run
     everywhere = {"dataset": source, "results": str(results)}
     chosen = assign_parameters({**everywhere, **own}, notebooks, every)
-    of_profile = assign_parameters(profile, every, every)
+    # For every notebook: a wrong name in the profile is an error whatever is run.
+    of_profile = assign_parameters(load_profile(arguments.profile), every, every)
 
     project_run = Run(Path(source).name, results)
     with project_run.exclusive():
@@ -227,10 +226,10 @@ def run(arguments):
                 with progress_line(f"[{number}/{len(notebooks)}] {notebook.stem:<26}", log=arguments.log):
                     execute(notebook, output, parameters, log=arguments.log)
             except NotebookFailed as error:
-                print(f"{error}\n  resume with:   {_resume(arguments, notebook)}", file=sys.stderr)
+                print(f"{error}\n  resume with:   {_resume(arguments, notebooks[number - 1 :])}", file=sys.stderr)
                 return 1
             except KeyboardInterrupt:
-                print(f"interrupted; resume with: {_resume(arguments, notebook)}", file=sys.stderr)
+                print(f"interrupted; resume with: {_resume(arguments, notebooks[number - 1 :])}", file=sys.stderr)
                 return 130
             used = {**declared_parameters(notebook), **parameters}
             seconds = round(time.perf_counter() - start, 1)
@@ -241,12 +240,14 @@ def run(arguments):
     return 0
 
 
-def _resume(arguments, notebook):
-    """The command that goes on with ``notebook``."""
+def _resume(arguments, remaining):
+    """The command that runs the ``remaining`` notebooks, with those of the parameters that they declare."""
+    known = {name for notebook in remaining for name in declared_parameters(notebook)}
     words = [sys.executable, "-m", "cbir_utils", "run", "--dataset", arguments.dataset, "--profile", arguments.profile]
-    words += ["--from", notebook.name[:2], "--to", arguments.stop, "--results", arguments.results]
+    words += ["--from", remaining[0].name[:2], "--to", arguments.stop, "--results", arguments.results]
     for text in arguments.parameter:
-        words += ["-p", text]
+        if parse_assignment(text)[0] in known:
+            words += ["-p", text]
     return shlex.join(words)
 
 

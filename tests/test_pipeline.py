@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -127,14 +128,14 @@ def test_with_log_the_notebooks_own_lines_are_shown(folder, capsys):
 
 
 def test_a_failing_notebook_is_kept_and_named_with_the_command_to_resume(folder, capsys):
-    assert run(folder, "-p", "mode=bad", "--from", "2") == 1
+    assert run(folder, "-p", "epochs=3", "-p", "mode=bad") == 1  # epochs is the first notebook's, which is done
     captured = capsys.readouterr()
     assert "02_second_step failed in cell [3]: AssertionError: the mode is bad" in captured.err
     resume = captured.err.split("resume with:")[1].strip()
     words = "run --dataset shapes --profile workshop --from 02 --to 05 --results"
     assert resume.startswith(f"{sys.executable} -m cbir_utils {words}") and resume.endswith("-p mode=bad")
     assert (folder.parent / "results/shapes/notebooks/02_second_step.ipynb").exists()
-    assert pipeline.parser().parse_args(resume.split()[3:]).parameter == ["mode=bad"]
+    assert pipeline.main(shlex.split(resume)[3:]) == 1  # it is accepted, and fails where it failed before
 
 
 def test_a_second_run_into_the_same_folder_stops(folder, tmp_path):
