@@ -19,6 +19,14 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+#: Which notebook writes everything in a method's folder, for the methods that one notebook makes from start to end.
+METHOD_MADE_BY = {
+    **dict.fromkeys(("undercomplete", "deep", "sparse", "contractive", "denoising", "variational"), "06"),
+    **dict.fromkeys(("pca", "hog"), "06"),
+    **dict.fromkeys(("contrastive", "manifold", "fused"), "08"),
+    "binary": "09",
+}
+
 #: Which notebook writes a file, by its name: so that an error can say how to make the file anew.
 MADE_BY = {
     "labels_database.npy": "01",
@@ -104,7 +112,8 @@ class Run:
 
     def remedy_for(self, name):
         """The shell command, between backquotes, that makes the artifact ``name`` anew, from any folder."""
-        number = MADE_BY.get(PurePosixPath(name).name)
+        path = PurePosixPath(name)
+        number = METHOD_MADE_BY.get(path.parts[0], MADE_BY.get(path.name))
         return self._remedy(number or "01", number or "05", self.manifest)
 
     def _remedy(self, start, stop, manifest):
@@ -229,26 +238,34 @@ class Run:
                 f"start anew with {self._remedy('01', '05', self.manifest)}, or choose another results folder"
             )
 
-    def save_codes(self, method, database, queries):
-        """Save a method's codes, ``(N, D)`` and ``(Q, D)`` float32, and note which encoder and data they come from."""
+    def save_codes(self, method, database, queries, *, encoder="encoder.keras"):
+        """Save a method's codes, ``(N, D)`` and ``(Q, D)`` float32, and note which encoder and data they come from.
+
+        ``encoder`` is the artifact that made them, in the method's folder or (``"contrastive/encoder.keras"``) in
+        another's; ``None`` for codes that nothing was trained for.
+        """
+        if encoder is not None and "/" not in encoder:
+            encoder = f"{method}/{encoder}"
         self.save_array(f"{method}/codes_database.npy", database)
         self.save_array(f"{method}/codes_queries.npy", queries)
-        self.record(codes={method: self._origin(method)})
+        self.record(codes={method: self._origin(encoder)})
 
     def load_codes(self, method):
         """A method's codes, database ``(N, D)`` and queries ``(Q, D)``; refused if another encoder made them."""
         database = self.load_array(f"{method}/codes_database.npy", (None, None), "float32")
         queries = self.load_array(f"{method}/codes_queries.npy", (None, database.shape[1]), "float32")
-        if self.manifest.get("codes", {}).get(method) != self._origin(method):
+        noted = self.manifest.get("codes", {}).get(method)
+        if noted is None or noted != self._origin(noted.get("encoder")):
             raise ArtifactError(
                 f"the codes in {self.path(method)} come from another encoder or other data than the run has now; "
-                f"make them anew with {self.remedy_for('codes_database.npy')}"
+                f"make them anew with {self.remedy_for(f'{method}/codes_database.npy')}"
             )
         return database, queries
 
-    def _origin(self, method):
+    def _origin(self, encoder):
         return {
-            "encoder_hash": self.file_hash(f"{method}/encoder.keras"),
+            "encoder": encoder,
+            "encoder_hash": self.file_hash(encoder) if encoder else None,
             "content_hash": self.manifest.get("content_hash"),
         }
 

@@ -6,6 +6,7 @@ of the database, and the nearest come back first.
 
 import json
 import os
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -85,7 +86,7 @@ class Index:
         return faiss.rev_swig_ptr(self._faiss.get_xb(), count).reshape(len(self), self.dimension)
 
     def add(self, codes):
-        """Append ``(N, D)`` float32 codes; their ids continue the numbering from ``len(index)``."""
+        """Append ``(N, D)`` float32 codes; their ids continue the numbering from ``len(index)``. Returns the index."""
         codes = self._checked(codes, "codes")
         if self.metric == "cosine":
             codes = _unit_length(codes)
@@ -93,6 +94,7 @@ class Index:
             self._faiss = faiss.IndexFlat(codes.shape[1], FAISS_METRICS[self.metric])
         self._faiss.add(codes)
         self._norms = self._squared_norms()
+        return self
 
     def search(self, queries, k, *, exclude_self=None):
         """The ``k`` nearest rows of each query.
@@ -142,7 +144,8 @@ class Index:
         queries, own = self._checked_queries(queries, exclude_self)
         rows = self._rows.astype(np.float64)
         norms = _squared_lengths(rows)
-        for start in range(0, len(queries), block):
+
+        def ranking(start):
             distances = self._all_distances(queries[start : start + block], rows, norms)
             if own is not None:
                 distances[np.arange(len(distances)), own[start : start + block]] = np.inf
@@ -151,8 +154,32 @@ class Index:
             keys = distances.view(np.uint32).astype(np.uint64) << np.uint64(32)
             keys |= np.arange(len(self), dtype=np.uint64)
             keys.sort(axis=1)
-            ids = (keys & np.uint64(0xFFFFFFFF)).astype(np.int64)
-            yield ids[:, :-1] if own is not None else ids
+            keys &= np.uint64(0xFFFFFFFF)
+            ids = keys.view(np.int64)
+            return ids[:, :-1] if own is not None else ids
+
+        # Each core sorts a block of its own while the caller looks at the last one.
+        starts, cores = range(0, len(queries), block), os.cpu_count()
+        with ThreadPoolExecutor(cores) as pool:
+            waiting = deque(pool.submit(ranking, start) for start in starts[:cores])
+            for following in [*starts[cores:], *[None] * len(waiting)]:
+                ids = waiting.popleft().result()
+                if following is not None:
+                    waiting.append(pool.submit(ranking, following))
+                yield ids
+
+    def novelty(self, queries, k=10, *, sample=2000, seed=0):
+        """How unlike the database each query is: ``(Q,)`` float64, more than 1 for what hardly belongs to it.
+
+        The mean distance to a query's ``k`` nearest rows, divided by the value that 99 of 100 rows keep below with
+        their own nearest (of ``sample`` rows drawn with ``seed``). No labels are needed.
+        """
+        rng = np.random.default_rng(seed)
+        drawn = np.sort(rng.choice(len(self), min(sample, len(self)), replace=False))
+        usual = self.search(self._rows[drawn], k, exclude_self=drawn).distances.mean(axis=1, dtype=np.float64)
+        limit = np.quantile(usual, 0.99)
+        own = self.search(queries, k).distances.mean(axis=1, dtype=np.float64)
+        return own / max(limit, np.finfo(np.float32).tiny)  # a database of duplicates has limit 0
 
     def save(self, path):
         """Write the rows to ``path`` (``index.faiss``) and their description beside it (``index.json``)."""
@@ -350,6 +377,48 @@ class Index:
                 f"exclude_self must give one row id from 0 to {len(self) - 1} for each of the {len(queries)} queries"
             )
         return queries, own.astype(np.int64)
+
+
+class BinaryIndex:
+    """Exact search over binary codes by Hamming distance, the number of differing bits, through FAISS.
+
+    Parameters
+    ----------
+    codes : ndarray
+        ``(N, B)`` uint8: 8 B bits per image, packed.
+    """
+
+    def __init__(self, codes):
+        self._faiss = faiss.IndexBinaryFlat(8 * codes.shape[1])
+        self._faiss.add(np.ascontiguousarray(codes))
+
+    def __len__(self):
+        return self._faiss.ntotal
+
+    def search(self, queries, k):
+        """The ``k`` nearest of each query, ``(Q, B)`` uint8 → :class:`Hits`; FAISS decides the order of ties."""
+        queries = np.asarray(queries)
+        if queries.dtype != np.uint8 or queries.ndim != 2 or 8 * queries.shape[1] != self._faiss.d:
+            raise ValueError(
+                f"queries must be packed uint8 (Q, {self._faiss.d // 8}), not {queries.dtype} {queries.shape}"
+            )
+        if not 1 <= k <= len(self):
+            raise ValueError(f"k must be from 1 to the {len(self)} codes of the index, not {k}")
+        distances, ids = self._faiss.search(np.ascontiguousarray(queries), k)
+        return Hits(distances.astype(np.float32), ids)
+
+
+def mutual(hits):
+    """Which hits are mutual: ``hits (N, K)``, each image's nearest others, → bool ``(N, K)``.
+
+    Hit j of image i is mutual if i is among the hits of j.
+    """
+    count = len(hits)
+    images = np.arange(count)[:, None]
+    known = np.sort((images * count + hits).ravel())  # each pair (image, hit) as one number
+    reverse = (hits * count + images).ravel()
+    place = np.minimum(np.searchsorted(known, reverse), len(known) - 1)
+    return (known[place] == reverse).reshape(hits.shape)
 
 
 def _squared_lengths(rows):

@@ -40,8 +40,49 @@ def average_precision(relevant):
     Introduction to Information Retrieval, section 8.4). A query without a relevant image gives NaN.
     """
     relevant = np.asarray(relevant, dtype=bool)
-    precision = np.cumsum(relevant, axis=1) / np.arange(1, relevant.shape[1] + 1)
-    return _share(np.where(relevant, precision, 0.0).sum(axis=1), relevant.sum(axis=1))
+    totals = relevant.sum(axis=1)
+    query, position = np.nonzero(relevant)  # only these count, a tenth of the ranking where there are ten classes
+    found = np.arange(1, len(query) + 1) - np.repeat(np.cumsum(totals) - totals, totals)
+    return _share(np.bincount(query, found / (position + 1), minlength=len(relevant)), totals)
+
+
+def tied_average_precision(distances, relevant):
+    """The mean of average precision over all orders of the images at equal distance.
+
+    Whole-number distances, such as between binary codes, leave most of a ranking to chance; this is its expectation,
+    whatever way a program breaks ties (McSherry and Najork 2008, Computing information retrieval performance measures
+    efficiently in the presence of tied scores).
+
+    Parameters
+    ----------
+    distances : ndarray
+        ``(Q, N)`` whole numbers ≥ 0.
+    relevant : ndarray
+        ``(Q, N)`` bool, in the database's order.
+
+    Returns
+    -------
+    ndarray
+        ``(Q,)`` float64; NaN for a query without a relevant image.
+    """
+    distances, relevant = np.asarray(distances), np.asarray(relevant, dtype=bool)
+    if distances.dtype.kind not in "iu":
+        raise ValueError(f"distances must be whole numbers, not {distances.dtype}; use average_precision for others")
+    count, levels = len(distances), int(distances.max()) + 1
+    place = (np.arange(count)[:, None] * levels + distances).ravel()
+    tied = np.bincount(place, minlength=count * levels).reshape(count, levels)
+    right = np.bincount(place, relevant.ravel(), minlength=count * levels).reshape(count, levels)
+    before = np.cumsum(tied, axis=1) - tied
+    right_before = np.cumsum(right, axis=1) - right
+
+    # At place j of a tie of n images, r of them relevant, after c images, s of them relevant, stands a relevant image
+    # with chance r/n, and then (r - 1)(j - 1)/(n - 1) relevant ones are expected in the tie before it: it adds
+    # r/n · (s + 1 + (r - 1)(j - 1)/(n - 1)) / (c + j). Summed over j, with h = 1/(c + 1) + ... + 1/(c + n):
+    harmonic = np.concatenate([[0.0], np.cumsum(1 / np.arange(1, distances.shape[1] + 1))])
+    h = harmonic[before + tied] - harmonic[before]
+    slope = np.divide(right - 1, tied - 1, out=np.zeros(tied.shape), where=tied > 1)
+    added = _share(right, tied) * ((right_before + 1) * h + slope * (tied - (before + 1) * h))
+    return _share(np.nansum(added, axis=1), relevant.sum(axis=1))
 
 
 def bootstrap_interval(values, *, level=0.95, resamples=1000, seed=0):
@@ -112,4 +153,4 @@ def summarize(values, *, n_database, seeds):
 
 def _share(part, whole):
     """``part / whole``, NaN where ``whole`` is 0."""
-    return np.divide(part, whole, out=np.full(len(whole), np.nan), where=whole > 0)
+    return np.divide(part, whole, out=np.full(np.shape(whole), np.nan), where=whole > 0)

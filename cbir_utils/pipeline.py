@@ -273,8 +273,28 @@ def results_table(rows):
         numbers = [f"{row[name]:.3f}" for name in ("P@1", "P@5", "P@10", "R-precision")]
         lines.append([row["method"], row["distance"], *numbers, f"{row['mAP']:.3f} [{low:.3f}, {high:.3f}]",
                       f"{row['seconds']:.0f}"])  # fmt: skip
-    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
-    lines.insert(1, ["-" * width for width in widths])
+    return _markdown(lines)
+
+
+def family_table(rows):
+    """What methods cost and are worth, as a Markdown table: the rows that carry ``train_seconds`` and the rest."""
+    header = ["method", "P@1", "P@5", "P@100", "R-prec.", "mAP [95 % interval]", "weights", "bytes/image",
+              "training (s)", "recon. error", "collapsed"]  # fmt: skip
+    lines = []
+    for row in sorted(rows, key=lambda row: -row["mAP"]):
+        low, high = row["mAP_interval"]
+        error = row["reconstruction_error"]
+        lines.append([row["method"], *(f"{row[name]:.3f}" for name in ("P@1", "P@5", "P@100", "R-precision")),
+                      f"{row['mAP']:.3f} [{low:.3f}, {high:.3f}]", f"{row['weights']:,}", f"{row['bytes_per_image']:,}",
+                      f"{row['train_seconds']:.0f}", "–" if error is None else f"{error:.4f}",
+                      f"{row['collapsed']} of {row['trainings']}" if row["weights"] else "–"])  # fmt: skip
+    return _markdown([header, *lines])
+
+
+def _markdown(lines):
+    """A header and rows of texts as a Markdown table, columns aligned."""
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    lines = [lines[0], ["-" * width for width in widths], *lines[1:]]
     return "\n".join("| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |" for line in lines)
 
 

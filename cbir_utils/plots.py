@@ -350,3 +350,168 @@ def ranked_codes(query, query_code, images, codes, distances, ranks):
     ratio = distances[-1] / distances[0] if distances[0] > 0 else np.inf
     figure.suptitle(f"Ranked by distance: the last image is {ratio:.1f} times as far as the first", fontweight="bold")
     return figure
+
+
+# -- comparing methods ----------------------------------------------------------------------------------------------
+
+
+def methods_ranked(ax, rows):
+    """Methods from the best mAP down, each a bar with its interval, P@5 as a diamond and its bytes per image."""
+    rows = sorted(rows, key=lambda row: row["mAP"])
+    for y, row in enumerate(rows):
+        trained = row.get("weights", 0) > 0
+        ax.barh(y, row["mAP"], color=BLUE if trained else GREY, hatch="" if trained else "//", alpha=0.75)
+        low, high = row["mAP_interval"]
+        ax.plot([low, high], [y, y], color="black", linewidth=3)
+        ax.plot([row["P@5"]], [y], "D", color=ORANGE, markersize=9)
+        ax.text(high + 0.012, y, f"{row['mAP']:.3f}", va="center", fontsize=11)
+    ax.set(yticks=range(len(rows)), yticklabels=[r["method"] for r in rows], xlim=(0, 1.02), xlabel="mean over queries")
+    ax.plot([], [], "D", color=ORANGE, label="P@5")
+    ax.bar([0], [0], color=BLUE, alpha=0.75, label="mAP, trained")
+    ax.bar([0], [0], color=GREY, hatch="//", alpha=0.75, label="mAP, not trained")
+    ax.legend(loc="upper center", bbox_to_anchor=(0.45, -0.12), ncols=3, fontsize=12)
+    ax.set_title(f"Best mAP: {rows[-1]['mAP']:.3f} ({rows[-1]['method']})")
+
+
+def reconstruction_against_retrieval(ax, rows):
+    """The reconstruction error of each method against its mAP."""
+    errors, quality = ([row[name] for row in rows] for name in ("reconstruction_error", "mAP"))
+    for row, x, y in zip(rows, errors, quality, strict=True):
+        ax.plot([x], [y], "X" if row["collapsed"] else "o", color=ORANGE if row["collapsed"] else BLUE, markersize=9)
+        ax.annotate(row["method"], (x, y), (6, 5), textcoords="offset points", fontsize=11)
+    ax.margins(x=0.2, y=0.15)
+    ax.set(xlabel="reconstruction error on queries (mean squared)", ylabel="mAP")
+    ax.set_title(f"Correlation over {len(rows)} kinds: {np.corrcoef(errors, quality)[0, 1]:+.2f}")
+
+
+def strips(rows, titles, captions=None):
+    """Rows of images under one another, such as noisy, restored and original: each row an array of images."""
+    columns = len(rows[0])
+    figure, axes = plt.subplots(
+        len(rows), columns, figsize=(1.15 * columns + 1.2, 1.25 * len(rows) + 0.7), squeeze=False
+    )
+    for line, images, title in zip(axes, rows, titles, strict=True):
+        for ax, image in zip(line, images, strict=True):
+            show_image(ax, image)
+        line[0].set_ylabel(title, rotation=0, ha="right", va="center", fontsize=13)
+    for ax, text in zip(axes[0], captions or [""] * columns, strict=True):
+        ax.set_title(text, fontsize=11, fontweight="normal")
+    return figure
+
+
+def hard_queries(curves, name, references=None):
+    """How a metric falls as queries get worse: a panel per corruption, a line per method.
+
+    ``curves`` maps each corruption to ``(unit, strengths, {method: values})``; ``name`` is the metric's.
+    """
+    columns = 4
+    lines = -(-len(curves) // columns)
+    figure, axes = plt.subplots(lines, columns, figsize=(4 * columns, 3.5 * lines), sharey=True, squeeze=False)
+    styles, markers = ("-", "--", "-.", ":", "-", "--"), "osD^vP"
+    for ax, (kind, (unit, strengths, methods)) in zip(axes.flat, curves.items(), strict=False):
+        for i, (method, values) in enumerate(methods.items()):
+            ax.plot(
+                strengths,
+                values,
+                styles[i % 6],
+                marker=markers[i % 6],
+                markersize=5,
+                color=CLASS_COLOURS[i],
+                label=method,
+            )
+        best = max(methods, key=lambda method: np.mean(methods[method]))
+        ax.set_title(f"{kind}\nmost robust: {best} ({np.mean(methods[best]):.2f})", fontsize=12)
+        ax.set(xlabel=unit, ylim=(0, 1.03))
+    for line in axes:
+        line[0].set_ylabel(name)
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    for ax in axes.flat[len(curves) :]:
+        ax.axis("off")
+    where = axes.flat[-1] if len(curves) < axes.size else figure
+    where.legend(handles, labels, loc="center" if where is not figure else "outside lower center", fontsize=13)
+    return figure
+
+
+def novelty(ax, scores, area):
+    """The novelty scores of several kinds of query, ``{name: scores}``, and the limit at 1; ``area`` is the AUROC."""
+    largest = max(np.max(values) for values in scores.values())
+    bins = np.linspace(0, min(largest, 6) * 1.02, 50)
+    for (name, values), colour, hatch in zip(scores.items(), (BLUE, ORANGE), ("", "//"), strict=False):
+        values = np.minimum(values, bins[-1])
+        ax.hist(values, bins, color=colour, hatch=hatch, alpha=0.6, density=True, label=name)
+    ax.axvline(1, color="black", linestyle=":")
+    ax.set(xlabel="novelty score (1: as far as the database's farthest hundredth)", ylabel="density")
+    ax.legend()
+    ax.set_title(f"Foreign images are told apart with AUROC {area:.3f}")
+
+
+# -- the manifold -----------------------------------------------------------------------------------------------------
+
+
+def views(images, rows, titles):
+    """Original images above, random views of them below."""
+    return strips([images, *rows], titles)
+
+
+def guided_training(ax, history):
+    """The loss of each epoch, and the share of mutual hits at each retrieval."""
+    epochs = np.arange(1, len(history.loss) + 1)
+    ax.plot(epochs, history.loss, color=BLUE, marker="o", markersize=4)
+    ax.set(xlabel="epoch", ylabel="loss")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    shares = history.mutual_share
+    if shares:
+        twin = ax.twinx()
+        twin.plot(history.plain_epochs + np.arange(1, len(shares) + 1), 100 * np.array(shares), "s--", color=ORANGE)
+        twin.set_ylabel("mutual hits (%)", color=ORANGE)
+        twin.spines["right"].set_visible(True)
+        ax.axvspan(
+            history.plain_epochs + 0.5,
+            max(len(epochs), history.plain_epochs + len(shares)) + 0.5,
+            color=SKY,
+            alpha=0.15,
+        )
+    ending = f"; mutual hits {100 * shares[0]:.1f} → {100 * shares[-1]:.1f} %" if shares else ""
+    ax.set_title(f"Loss {history.loss[0]:.2f} → {history.loss[-1]:.2f}{ending}")
+
+
+def eigenvalues(ax, values, time):
+    """The walk's eigenvalues, and what is left of them after ``time`` steps."""
+    at = np.arange(1, len(values) + 1)
+    ax.plot(at, values, "o-", color=BLUE, markersize=4, label="eigenvalue")
+    ax.plot(at, np.maximum(values, 0) ** time, "s--", color=ORANGE, markersize=4, label=f"after {time:.0f} steps")
+    half = int((np.maximum(values, 0) ** time > 0.5).sum())
+    ax.set(xlabel="eigenvector", ylim=(-0.03, 1.05))
+    ax.legend()
+    ax.set_title(f"After {time:.0f} steps {half} of {len(values)} directions keep more than half")
+
+
+# -- binary codes -----------------------------------------------------------------------------------------------------
+
+
+def quantization(ax, losses):
+    """ITQ's loss by iteration for several code lengths: ``{bits: losses}``, relative to the first."""
+    for (bits, values), style in zip(losses.items(), ("-", "--", "-."), strict=False):
+        ax.plot(np.arange(1, len(values) + 1), np.array(values) / values[0], style, label=f"{bits} bits")
+    saved = max(1 - values[-1] / values[0] for values in losses.values())
+    ax.set(xlabel="iteration", ylabel="loss, relative to the first")
+    ax.legend()
+    ax.set_title(f"Rotating saves up to {100 * saved:.0f} % of the quantisation loss")
+
+
+def bits_against_quality(ax, rows, published=()):
+    """mAP against bytes per image: a line per method; ``published`` are (name, bytes, mAP) from papers."""
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    for method, marker, style, colour in zip(
+        methods, "osD^v", ("-", "--", "-.", ":", "-"), CLASS_COLOURS, strict=False
+    ):
+        these = sorted((row["bytes_per_image"], row["mAP"]) for row in rows if row["method"] == method)
+        ax.plot(*zip(*these, strict=True), linestyle=style, marker=marker, color=colour, label=method)
+    for name, size, quality in published:
+        ax.plot([size], [quality], "x", color=GREY, markersize=9)
+        ax.annotate(name, (size, quality), (6, -4), textcoords="offset points", fontsize=10, color=GREY)
+    ax.set(xscale="log", ylim=(0, 1.03), xlabel="bytes per image", ylabel="mAP")
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.legend(fontsize=11)
+    binary = max((row for row in rows if row["bits"]), key=lambda row: row["mAP"])
+    ax.set_title(f"{binary['bits']} bits keep mAP {binary['mAP']:.3f} ({binary['method']})")

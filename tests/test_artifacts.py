@@ -304,11 +304,11 @@ def test_codes_come_back_while_their_encoder_and_data_are_the_run_s(run):
     database, queries = run.load_codes("deep")
     assert np.array_equal(database, CODES) and np.array_equal(queries, CODES[:2])
     run.record(content_hash="b" * 64)
-    with pytest.raises(ArtifactError, match="come from another encoder or other data.*" + remedy(run, "03")):
+    with pytest.raises(ArtifactError, match="come from another encoder or other data.*" + remedy(run, "06")):
         run.load_codes("deep")
     run.record(content_hash="a" * 64)
     run.save_json("deep/encoder.keras", "second")
-    with pytest.raises(ArtifactError, match="come from another encoder or other data.*" + remedy(run, "03")):
+    with pytest.raises(ArtifactError, match="come from another encoder or other data.*" + remedy(run, "06")):
         run.load_codes("deep")
 
 
@@ -321,7 +321,22 @@ def test_codes_of_two_lengths_are_refused(run):
 
 def test_the_remedy_knows_where_the_run_came_from(run):
     run.record(source="/data/my digits", profile="paper")
-    assert "--dataset '/data/my digits' --profile paper --from 02 --to 02" in run.remedy_for("deep/encoder.keras")
+    assert "--dataset '/data/my digits' --profile paper --from 02 --to 02" in run.remedy_for(
+        "convolutional/encoder.keras"
+    )
+    assert "--from 06 --to 06" in run.remedy_for("deep/encoder.keras")
+    assert "--from 08 --to 08" in run.remedy_for("manifold/codes_queries.npy")
+
+
+def test_codes_without_a_training_need_no_encoder_and_may_share_one(run):
+    run.save_codes("pca", CODES, CODES[:2], encoder=None)
+    assert np.array_equal(run.load_codes("pca")[0], CODES)
+    run.save_json("contrastive/encoder.keras", "first")
+    run.save_codes("manifold", CODES, CODES[:2], encoder="contrastive/encoder.keras")
+    assert np.array_equal(run.load_codes("manifold")[1], CODES[:2])
+    run.save_json("contrastive/encoder.keras", "second")
+    with pytest.raises(ArtifactError, match="come from another encoder.*" + remedy(run, "08")):
+        run.load_codes("manifold")
 
 
 def test_an_npz_under_the_name_of_an_npy_is_refused(run):

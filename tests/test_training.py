@@ -8,9 +8,22 @@ import numpy as np
 import pytest
 
 from cbir_utils import training
-from cbir_utils.datasets import load_dataset, scale
-from cbir_utils.models import build_convolutional, keras
-from cbir_utils.training import CollapsedAutoencoderError, decode, encode, fit, load_model
+from cbir_utils.datasets import Split, load_dataset, scale
+from cbir_utils.hashing import IterativeQuantization
+from cbir_utils.index import Index
+from cbir_utils.manifold import DiffusionMap
+from cbir_utils.models import build_contrastive, build_convolutional, build_sparse, keras
+from cbir_utils.training import (
+    CollapsedAutoencoderError,
+    CollapsedCodesError,
+    decode,
+    encode,
+    fit,
+    fit_contrastive,
+    load_model,
+    nt_xent,
+    reconstruct,
+)
 
 OPTIONS = {"epochs": 1, "batch_size": 32, "verbose": False, "check_collapse": False}
 
@@ -63,7 +76,7 @@ def test_no_constant_image_is_better_than_the_mean(images, loss):
 def test_the_best_weights_are_kept(images, model, monkeypatch):
     kept, losses = [], iter([3.0, 1.0, 2.0])
 
-    def pretend(autoencoder, held):
+    def pretend(autoencoder, loss, held):
         kept.append(autoencoder.get_weights())
         return next(losses)
 
@@ -106,7 +119,7 @@ def test_a_diverged_training_names_the_epoch(images, model, monkeypatch):
 def test_the_held_out_part_takes_no_part_in_training(images, model, monkeypatch):
     seen = []
     monkeypatch.setattr(training, "_train_epoch", lambda _, train, *rest: seen.append(train) or 1.0)
-    monkeypatch.setattr(training, "_held_out_loss", lambda _, held: seen.append(held) or 1.0)
+    monkeypatch.setattr(training, "_held_out_loss", lambda _, loss, held: seen.append(held) or 1.0)
     fit(model.autoencoder, images, **OPTIONS, held_out=0.25)
     train, held = seen
     assert (len(train), len(held)) == (144, 48)
@@ -173,3 +186,121 @@ def test_one_step_under_jax():
     environment = {**os.environ, "KERAS_BACKEND": "jax"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.split("\n")[0] == "jax True (40, 64)"
+
+
+# -- penalties and contrastive training --------------------------------------------------------------------------------
+
+CONTRASTIVE = {"epochs": 1, "batch_size": 32, "verbose": False}
+
+
+def test_the_held_out_loss_is_the_reconstruction_s_alone(images):
+    model = build_sparse(images.shape[1:], weight=1000.0)
+    history = fit(model.autoencoder, images, **OPTIONS)
+    assert history.loss[0] > 10 * history.held_out_loss[0]
+
+
+def test_nt_xent_is_the_formula_pair_by_pair():
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(8, 5)).astype(np.float32)
+    unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    losses = []
+    for i in range(8):
+        j = (i + 4) % 8
+        others = [np.exp(unit[i] @ unit[k] / 0.2) for k in range(8) if k != i]
+        losses.append(-np.log(np.exp(unit[i] @ unit[j] / 0.2) / sum(others)))
+    np.testing.assert_allclose(float(nt_xent(rows, 0.2)), np.mean(losses), rtol=1e-5)
+
+
+def test_contrastive_training_lowers_the_loss_and_repeats_itself(images):
+    runs = []
+    for _ in range(2):
+        model = build_contrastive(images.shape[1:], seed=1)
+        history = fit_contrastive(model, images, seed=1, rounds=1, **{**CONTRASTIVE, "epochs": 4})
+        runs.append(model.encoder.get_weights())
+    assert all(np.array_equal(a, b) for a, b in zip(*runs, strict=True))
+    assert history.loss[3] < history.loss[0]
+    assert len(history.loss) == len(history.seconds) == 5 and len(history.mutual_share) == 1
+    assert 0 < history.mutual_share[0] < 1
+
+
+def test_partners_in_a_round_are_mutual_hits_or_the_image_itself(images, monkeypatch):
+    seen = []
+
+    class Model:
+        def train_on_batch(self, pairs):
+            seen.append(pairs)
+            return 0.0
+
+    hits, right = np.array([[1, 2], [0, 2], [0, 1]]), np.array([[False, True], [False, False], [True, True]])
+    few = np.stack([np.full((2, 2, 1), v, np.uint8) for v in (0, 51, 102)])
+    for seed in range(20):
+        training._contrastive_epoch(Model(), few, (hits, right), 3, np.random.default_rng(seed))
+    pairs = {tuple((5 * pair.mean(axis=(1, 2, 3))).round().astype(int)) for batch in seen for pair in batch}
+    assert pairs == {(0, 2), (1, 1), (2, 0), (2, 1)}
+
+
+def test_rounds_end_when_neither_loss_nor_mutual_hits_improve():
+    history = training.ContrastiveHistory(loss=[9], plain_epochs=1)
+    for loss, share, goes_on in [(5, 0.5, True), (4, 0.5, True), (3, 0.4, True), (3.5, 0.6, True), (3.2, 0.6, False)]:
+        history.mutual_share.append(share)
+        assert training._improving(history) is goes_on
+        history.loss.append(loss)
+
+
+def test_images_that_are_all_alike_collapse_the_codes(images):
+    same = np.repeat(images[:1], 64, axis=0)
+    with pytest.raises(CollapsedCodesError, match="all images have the same one. Are the images all alike"):
+        fit_contrastive(build_contrastive(images.shape[1:]), same, **CONTRASTIVE)
+
+
+def test_a_diverged_contrastive_training_names_the_epoch(images):
+    with pytest.raises(FloatingPointError, match="training diverged: the loss is nan in epoch 1"):
+        fit_contrastive(build_contrastive(images.shape[1:]), images, learning_rate=1e30, **CONTRASTIVE)
+
+
+@pytest.mark.parametrize(
+    "count, options, message",
+    [
+        (1, {}, "one image cannot be told apart from others"),
+        (8, {"rounds": 1, "neighbours": 10}, "10 neighbours of each need more than 10 images, and there are 8"),
+        (8, {"epochs": 0}, "epochs must be 1 or more"),
+    ],
+)
+def test_contrastive_training_refuses_what_it_cannot_do(images, count, options, message):
+    with pytest.raises(ValueError, match=message):
+        fit_contrastive(build_contrastive(images.shape[1:]), images[:count], **{**CONTRASTIVE, **options})
+
+
+def test_fewer_images_than_a_batch_are_one_batch(images):
+    history = fit_contrastive(build_contrastive(images.shape[1:]), images[:20], epochs=1, batch_size=256, verbose=False)
+    assert np.isfinite(history.loss[0])
+
+
+def test_ctrl_c_ends_contrastive_training_with_the_weights_as_they_are(images, monkeypatch, capsys):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "_contrastive_epoch", interrupted)
+    history = fit_contrastive(build_contrastive(images.shape[1:]), images, epochs=3, batch_size=32)
+    assert history.interrupted and "stopped by hand after 0 epochs" in capsys.readouterr().out
+
+
+def test_labels_change_nothing_but_the_metrics(images):
+    """Label hygiene: the same images with shuffled labels, or none, give the same codes, index and stopping point."""
+    results = []
+    for labels in (np.arange(192) % 3, np.random.default_rng(0).permutation(192) % 3, None):
+        split = Split(images, labels)
+        model = build_contrastive(images.shape[1:], seed=0)
+        history = fit_contrastive(model, split.images, rounds=2, seed=0, **CONTRASTIVE)
+        codes = encode(model.encoder, split.images)
+        graph = DiffusionMap.fit(codes, k=5, dimensions=6)
+        bits = IterativeQuantization(16).fit(graph.codes).encode(graph.codes)
+        hits = Index("cosine").add(codes).search(codes, 3).ids
+        results.append((codes, graph.codes, bits, hits, history.loss, history.mutual_share))
+    for other in results[1:]:
+        assert all(np.array_equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+def test_reconstruct_is_what_the_autoencoder_says(images, model):
+    direct = model.autoencoder.predict_on_batch(scale(images[:5]))
+    np.testing.assert_allclose(reconstruct(model.autoencoder, images[:5], batch_size=2), direct, atol=1e-6)

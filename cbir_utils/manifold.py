@@ -1,0 +1,204 @@
+"""The neighbour graph of a database's codes and its diffusion map: distance along the data instead of across.
+
+Two handwritten nines may lie far apart and still be joined by a chain of nines, each close to the next. The diffusion
+map (Coifman and Lafon 2006) gives codes whose cosine distance is short between images that many such chains join.
+"""
+
+import numpy as np
+from scipy import sparse
+from scipy.sparse.csgraph import connected_components
+from scipy.sparse.linalg import LinearOperator, eigsh
+
+from cbir_utils.index import Index
+
+#: An edge weighs no less than exp(-FARTHEST), so that no image is cut off by rounding to zero.
+FARTHEST = 30.0
+
+
+class DiffusionMap:
+    """The diffusion map of a database, which queries enter through their own neighbours.
+
+    Made by :meth:`fit` or :meth:`load`. The database's codes are ``codes``, those of queries come from
+    :meth:`embed`; both are searched by cosine distance.
+
+    Attributes
+    ----------
+    index : Index
+        The ``N`` database codes that the graph joins.
+    scales : ndarray
+        ``(N,)`` float64: each code's distance to its k-th neighbour.
+    eigenvalues : ndarray
+        ``(M,)`` float64 in (-1, 1], largest first, of the random walk on the graph, without the trivial 1.
+    eigenvectors : ndarray
+        ``(N, M)`` float64: the walk's right eigenvectors.
+    k : int
+        Neighbours per image.
+    time : float
+        Steps of the random walk, t: coordinate m is weighted by eigenvalue_m^t.
+    """
+
+    def __init__(self, index, scales, eigenvalues, eigenvectors, *, k, time):
+        self.index, self.scales = index, scales
+        self.eigenvalues, self.eigenvectors = eigenvalues, eigenvectors
+        self.k = k
+        self.time = _steps_to_forget(eigenvalues) if time is None else time
+
+    @classmethod
+    def fit(cls, codes, *, k=10, dimensions=47, time=None, metric="cosine", seed=0):
+        """Join each code with its ``k`` nearest and find the graph's leading eigenvectors.
+
+        An edge weighs ``w_ij = exp(-d_ij² / (s_i s_j))``, where ``s_i`` is the distance of i's k-th neighbour (local
+        scaling, Zelnik-Manor and Perona 2004, equation 3); for cosine, ``d²`` is that of the codes at unit length.
+        Either end may name the other its neighbour. With ``P = D⁻¹W`` the walk that steps along an edge with
+        a chance proportional to its weight, the codes are P's eigenvectors times their eigenvalues to the power of
+        ``time`` (Coifman and Lafon 2006, definition 8), less the constant one.
+
+        Parameters
+        ----------
+        codes : ndarray
+            ``(N, D)`` float32: the database's, never the queries'.
+        k : int
+            Neighbours per image, less than N.
+        dimensions : int
+            Length of the new codes, less than N - 1.
+        time : float, optional
+            t ≥ 0. The larger, the more only the coarse structure counts. By default it is chosen from the eigenvalues:
+            their largest gap parts the clusters from what is inside them, and after t steps the first direction
+            behind it has a tenth of its weight left.
+        metric : {"cosine", "euclidean", "manhattan"}
+            By which distance the codes are compared.
+        seed : int
+            Of the start vector of the eigenvalue solver (ARPACK).
+
+        Raises
+        ------
+        ValueError
+            For fewer codes than neighbours or dimensions need, or codes of the wrong form or not finite.
+        """
+        index = Index(metric).add(codes)
+        n = len(index)
+        if n <= k:
+            raise ValueError(f"a graph of {k} neighbours needs more than {k} codes, and there are {n}; lower k")
+        if n < dimensions + 2:
+            raise ValueError(f"{dimensions} dimensions need {dimensions + 2} codes or more, and there are {n}")
+        hits = index.search(codes, k, exclude_self=np.arange(n))
+        scales = _scale(hits.distances, metric)
+        weights = _weights(hits.distances, scales[:, None], scales[hits.ids], metric)
+        rows = np.repeat(np.arange(n), k)
+        directed = sparse.csr_array((weights.ravel(), (rows, hits.ids.ravel())), shape=(n, n))
+        graph = directed.maximum(directed.T)  # both directions weigh the same where both exist
+        eigenvalues, eigenvectors = _leading_eigenvectors(graph, dimensions, seed)
+        return cls(index, scales, eigenvalues, eigenvectors, k=k, time=time)
+
+    @property
+    def codes(self):
+        """The database's new codes, ``(N, M)`` float32."""
+        return (self.eigenvectors * self._strength(self.time)).astype(np.float32)
+
+    def embed(self, queries):
+        """The new codes of queries: ``(Q, D)`` float32, or ``(D,)``, → ``(Q, M)`` float32.
+
+        A query is joined to its ``k`` nearest database codes and takes the mean of their eigenvectors, weighted by its
+        edges and divided by the eigenvalues (the Nyström extension, Bengio et al. 2004). No query sees another: one
+        alone gets the code that it gets in a batch.
+        """
+        hits = self.index.search(queries, self.k)
+        own = _scale(hits.distances, self.index.metric)
+        weights = _weights(hits.distances, own[:, None], self.scales[hits.ids], self.index.metric)
+        weights /= weights.sum(axis=1, keepdims=True)
+        strength = self._strength(self.time - 1)
+        codes = np.zeros((len(weights), len(self.eigenvalues)))
+        for place in range(self.k):  # neighbour by neighbour: the same sum whatever the batch
+            codes += weights[:, place, None] * self.eigenvectors[hits.ids[:, place]]
+        return (codes * strength).astype(np.float32)
+
+    def save(self, path):
+        """Write all but the index to ``path`` (``.npz``)."""
+        np.savez(
+            path, scales=self.scales, eigenvalues=self.eigenvalues, eigenvectors=self.eigenvectors.astype(np.float32),
+            k=self.k, time=self.time, metric=self.index.metric,
+        )  # fmt: skip
+
+    @classmethod
+    def load(cls, path, codes):
+        """Read what :meth:`save` wrote; ``codes`` are the ``(N, D)`` codes that it was fitted to."""
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                parts = {name: stored[name] for name in ("scales", "eigenvalues", "eigenvectors")}
+                k, time, metric = int(stored["k"]), float(stored["time"]), str(stored["metric"])
+        except Exception as error:  # a damaged zip surfaces as one of several exceptions of three libraries
+            raise ValueError(f"{path} holds no diffusion map ({error}); make it anew with notebook 08") from error
+        if len(codes) != len(parts["scales"]):
+            raise ValueError(f"{path} was fitted to {len(parts['scales'])} codes, not to these {len(codes)}")
+        index = Index(metric).add(codes)
+        return cls(index, **parts, k=k, time=time)
+
+    def _strength(self, power):
+        """eigenvalue^power; an eigenvalue below zero belongs to no coarse structure and counts as zero."""
+        return np.maximum(self.eigenvalues, 1e-12) ** power
+
+
+def fuse(manifold_codes, codes, weight=0.3):
+    """One code whose cosine blends two: ``(cos_manifold + weight · cos_plain) / (1 + weight)``.
+
+    The diffusion map knows which cluster an image is in, the plain code where in it; each is brought to unit length
+    and they are put side by side: ``(N, M)`` and ``(N, D)`` float32 → ``(N, M + D)`` float32.
+    """
+    parts = []
+    for part, share in ((manifold_codes, 1.0), (codes, weight)):
+        lengths = np.linalg.norm(part, axis=1, keepdims=True)
+        parts.append(np.sqrt(share / (1 + weight)) * part / np.where(lengths > 0, lengths, 1))
+    return np.concatenate(parts, axis=1).astype(np.float32)
+
+
+def _steps_to_forget(eigenvalues):
+    """After how many steps the first eigenvalue behind the largest gap is worth a tenth; 1 at least."""
+    behind = eigenvalues[np.argmax(eigenvalues[:-1] - eigenvalues[1:]) + 1] if len(eigenvalues) > 1 else eigenvalues[0]
+    if not 0 < behind < 1:
+        return 1.0
+    return float(max(1.0, np.log(0.1) / np.log(behind)))
+
+
+def _scale(distances, metric):
+    """The local scale of each row of neighbour distances ``(Q, K)``: the distance to the last."""
+    return np.sqrt(_squared(distances[:, -1], metric))
+
+
+def _squared(distances, metric):
+    """Squared distances, float64; a cosine distance is half of the squared one between codes at unit length."""
+    distances = distances.astype(np.float64)
+    return 2 * distances if metric == "cosine" else distances**2
+
+
+def _weights(distances, own, theirs, metric):
+    """The weights of edges, ``exp(-d² / (s s'))``: 1 between duplicates, whose scale may be 0."""
+    squared, product = _squared(distances, metric), own * theirs
+    ratio = np.divide(squared, product, out=np.where(squared > 0, FARTHEST, 0.0), where=product > 0)
+    return np.exp(-np.minimum(ratio, FARTHEST))
+
+
+def _leading_eigenvectors(graph, count, seed):
+    """The ``count`` leading eigenpairs of the walk on ``graph``, without the constant one.
+
+    They are those of the symmetric ``S = D^-½ W D^-½``, divided by √degree. Where the graph falls into components,
+    each has an eigenvalue 1 of its own, whose vector is known: √degree on the component. A solver would find some of
+    these, mixed at will with the constant one, so they are taken out beforehand.
+    """
+    root = np.sqrt(graph.sum(axis=1))
+    walk = sparse.diags_array(1 / root) @ graph @ sparse.diags_array(1 / root)
+    parts, part = connected_components(graph, directed=False)
+    largest = np.argsort(-np.bincount(part), kind="stable")
+    known = root[:, None] * np.column_stack([np.ones(len(root)), part[:, None] == largest[: parts - 1]])
+    known, _ = np.linalg.qr(known)  # the first is the constant one; the others tell the components apart
+    found = min(parts - 1, count)
+    values, vectors = np.ones(found), known[:, 1 : found + 1]
+    if found < count:
+        rest = LinearOperator(walk.shape, matvec=lambda v: walk @ v - known @ (known.T @ v), dtype=np.float64)
+        start = np.random.default_rng(seed).standard_normal(len(root))
+        missing = count - found
+        others = eigsh(rest, k=missing, which="LA", v0=start, ncv=min(len(root), 3 * missing + 1), tol=1e-6)
+        order = np.argsort(-others[0], kind="stable")
+        values, vectors = np.append(values, others[0][order]), np.column_stack([vectors, others[1][:, order]])
+    vectors = vectors / root[:, None] * np.linalg.norm(root)
+    vectors *= np.sign(vectors[np.abs(vectors).argmax(axis=0), np.arange(count)])  # a solver's sign is arbitrary
+    return values, vectors
