@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 STAMP = $(VENV)/.installed
 
-.PHONY: run test lab paper notebooks readme bench clean lock
+.PHONY: run test lab paper seeds notebooks readme bench clean lock
 
 run: $(STAMP)  ## notebooks 01-05 on the bundled digits, then the table of results
 	$(BIN)/python -m cbir_utils run
@@ -19,8 +19,11 @@ test: $(STAMP)  ## ruff, pytest, nbval
 lab: $(STAMP)  ## JupyterLab in notebooks/
 	$(BIN)/jupyter lab --notebook-dir notebooks
 
-paper: $(STAMP)  ## the same run on MNIST, with the paper's values
-	$(BIN)/python -m cbir_utils run --dataset mnist --profile paper
+paper: $(STAMP)  ## all notebooks on MNIST, with the paper's values
+	$(BIN)/python -m cbir_utils run --dataset mnist --profile paper --to 99
+
+seeds: $(STAMP)  ## the manifold on MNIST with three trainings (after make paper)
+	$(BIN)/python -m cbir_utils run --dataset mnist --profile paper --from 08 --to 08 -p contrastive_seeds=3
 
 notebooks: $(STAMP)  ## execute the committed notebooks in place
 	$(BIN)/python -m cbir_utils refresh

@@ -39,6 +39,7 @@ MADE_BY = {
     "index.faiss": "04",
     "index.json": "04",
     "metrics.json": "05",
+    "hard_queries.json": "07",
 }
 
 #: The packages whose versions can change a result, noted in the manifest.

@@ -40,6 +40,14 @@ def corrupt(images, kind, strength, *, seed=0):
     return np.round(np.clip(worse, 0, 255)).astype(np.uint8)
 
 
+def sweep(images, measure, *, seed=0):
+    """``measure(images)`` at every strength of every corruption: ``{kind: [one value per strength]}``."""
+    return {
+        kind: [measure(corrupt(images, kind, strength, seed=seed)) for strength in corruption.strengths]
+        for kind, corruption in CORRUPTIONS.items()
+    }
+
+
 def _noise(images, strength, rng):
     """Normal noise, its standard deviation relative to white."""
     return images + 255 * strength * rng.standard_normal(images.shape, dtype=np.float32)

@@ -4,6 +4,8 @@ Two handwritten nines may lie far apart and still be joined by a chain of nines,
 map (Coifman and Lafon 2006) gives codes whose cosine distance is short between images that many such chains join.
 """
 
+import hashlib
+
 import numpy as np
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components
@@ -35,12 +37,14 @@ class DiffusionMap:
         Neighbours per image.
     time : float
         Steps of the random walk, t: coordinate m is weighted by eigenvalue_m^t.
+    fingerprint : str
+        SHA-256 of the codes' bytes, so that ``load`` can refuse others.
     """
 
-    def __init__(self, index, scales, eigenvalues, eigenvectors, *, k, time):
+    def __init__(self, index, scales, eigenvalues, eigenvectors, *, k, time, fingerprint=""):
         self.index, self.scales = index, scales
         self.eigenvalues, self.eigenvectors = eigenvalues, eigenvectors
-        self.k = k
+        self.k, self.fingerprint = k, fingerprint
         self.time = _steps_to_forget(eigenvalues) if time is None else time
 
     @classmethod
@@ -88,7 +92,7 @@ class DiffusionMap:
         directed = sparse.csr_array((weights.ravel(), (rows, hits.ids.ravel())), shape=(n, n))
         graph = directed.maximum(directed.T)  # both directions weigh the same where both exist
         eigenvalues, eigenvectors = _leading_eigenvectors(graph, dimensions, seed)
-        return cls(index, scales, eigenvalues, eigenvectors, k=k, time=time)
+        return cls(index, scales, eigenvalues, eigenvectors, k=k, time=time, fingerprint=_fingerprint(codes))
 
     @property
     def codes(self):
@@ -116,7 +120,7 @@ class DiffusionMap:
         """Write all but the index to ``path`` (``.npz``)."""
         np.savez(
             path, scales=self.scales, eigenvalues=self.eigenvalues, eigenvectors=self.eigenvectors.astype(np.float32),
-            k=self.k, time=self.time, metric=self.index.metric,
+            k=self.k, time=self.time, metric=self.index.metric, fingerprint=self.fingerprint,
         )  # fmt: skip
 
     @classmethod
@@ -126,12 +130,13 @@ class DiffusionMap:
             with np.load(path, allow_pickle=False) as stored:
                 parts = {name: stored[name] for name in ("scales", "eigenvalues", "eigenvectors")}
                 k, time, metric = int(stored["k"]), float(stored["time"]), str(stored["metric"])
+                fingerprint = str(stored["fingerprint"])
         except Exception as error:  # a damaged zip surfaces as one of several exceptions of three libraries
             raise ValueError(f"{path} holds no diffusion map ({error}); make it anew with notebook 08") from error
-        if len(codes) != len(parts["scales"]):
-            raise ValueError(f"{path} was fitted to {len(parts['scales'])} codes, not to these {len(codes)}")
+        if _fingerprint(codes) != fingerprint:
+            raise ValueError(f"{path} was fitted to other codes than these; make it anew with notebook 08")
         index = Index(metric).add(codes)
-        return cls(index, **parts, k=k, time=time)
+        return cls(index, **parts, k=k, time=time, fingerprint=fingerprint)
 
     def _strength(self, power):
         """eigenvalue^power; an eigenvalue below zero belongs to no coarse structure and counts as zero."""
@@ -149,6 +154,11 @@ def fuse(manifold_codes, codes, weight=0.3):
         lengths = np.linalg.norm(part, axis=1, keepdims=True)
         parts.append(np.sqrt(share / (1 + weight)) * part / np.where(lengths > 0, lengths, 1))
     return np.concatenate(parts, axis=1).astype(np.float32)
+
+
+def _fingerprint(codes):
+    """The SHA-256 of an array's bytes."""
+    return hashlib.sha256(np.ascontiguousarray(codes).data).hexdigest()
 
 
 def _steps_to_forget(eigenvalues):

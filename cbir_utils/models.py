@@ -3,6 +3,7 @@
 Keras 3, backend-neutral: nothing here knows TensorFlow from JAX or PyTorch.
 """
 
+import logging
 import math
 import os
 from contextlib import contextmanager
@@ -29,6 +30,9 @@ def _quiet():
 with _quiet():
     import keras
     from keras import layers, ops
+
+# TensorFlow warns when a notebook builds many networks, as a comparison does.
+logging.getLogger("tensorflow").setLevel(logging.ERROR)
 
 
 class Autoencoder(NamedTuple):

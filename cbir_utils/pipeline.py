@@ -266,22 +266,33 @@ def _print_summary(project_run):
 
 def results_table(rows):
     """The rows of ``metrics.json`` as a Markdown table, columns aligned."""
-    header = ["method", "distance", "P@1", "P@5", "P@10", "R-precision", "mAP [95 % interval]", "seconds"]
+    header = [
+        "method",
+        "distance",
+        "P@1",
+        "P@5",
+        "P@100",
+        "R-precision",
+        "mAP [95 % interval]",
+        "seeds",
+        "training (s)",
+    ]
     lines = [header]
     for row in rows:
         low, high = row["mAP_interval"]
-        numbers = [f"{row[name]:.3f}" for name in ("P@1", "P@5", "P@10", "R-precision")]
+        numbers = [f"{row[name]:.3f}" if name in row else "–" for name in ("P@1", "P@5", "P@100", "R-precision")]
+        seconds = f"{row['train_seconds']:.0f}" if row.get("train_seconds") else "–"
         lines.append([row["method"], row["distance"], *numbers, f"{row['mAP']:.3f} [{low:.3f}, {high:.3f}]",
-                      f"{row['seconds']:.0f}"])  # fmt: skip
+                      str(len(row["seeds"])), seconds])  # fmt: skip
     return _markdown(lines)
 
 
 def family_table(rows):
-    """What methods cost and are worth, as a Markdown table: the rows that carry ``train_seconds`` and the rest."""
+    """What notebook 06's methods cost and are worth, best first, as a Markdown table."""
     header = ["method", "P@1", "P@5", "P@100", "R-prec.", "mAP [95 % interval]", "weights", "bytes/image",
               "training (s)", "recon. error", "collapsed"]  # fmt: skip
     lines = []
-    for row in sorted(rows, key=lambda row: -row["mAP"]):
+    for row in sorted((row for row in rows if "trainings" in row), key=lambda row: -row["mAP"]):
         low, high = row["mAP_interval"]
         error = row["reconstruction_error"]
         lines.append([row["method"], *(f"{row[name]:.3f}" for name in ("P@1", "P@5", "P@100", "R-precision")),
@@ -289,6 +300,16 @@ def family_table(rows):
                       f"{row['train_seconds']:.0f}", "–" if error is None else f"{error:.4f}",
                       f"{row['collapsed']} of {row['trainings']}" if row["weights"] else "–"])  # fmt: skip
     return _markdown([header, *lines])
+
+
+def binary_table(rows):
+    """The mAP of binary codes beside the float codes they were made of, as a Markdown table: a line per method."""
+    lines = [["method", "16 bits", "32 bits", "64 bits", "float32", "bytes/image of float32"]]
+    for method in dict.fromkeys(row["method"] for row in rows):
+        these = {row["bits"]: row for row in rows if row["method"] == method}
+        lines.append([method, *(f"{these[bits]['mAP']:.3f}" for bits in (16, 32, 64, 0)),
+                      f"{these[0]['bytes_per_image']:,}"])  # fmt: skip
+    return _markdown(lines)
 
 
 def _markdown(lines):
@@ -299,29 +320,45 @@ def _markdown(lines):
 
 
 def update_readme(readme, results):
-    """Write the tables between ``<!-- results NAME -->`` and ``<!-- end -->`` anew from ``results/NAME``.
+    """Write the tables between ``<!-- KIND NAME -->`` and ``<!-- end -->`` anew from ``results/NAME``.
 
-    A block whose dataset has no results is left as it is. Returns the names of the blocks written.
+    KIND is results, autoencoders or binary. A block whose file does not exist is left as it is. Returns what was
+    written, as ``KIND NAME``.
     """
     written = []
 
     def fill(match):
-        project_run = Run(match[1], results)
-        if not project_run.path("metrics.json").exists():
+        kind, name = match[1], match[2]
+        project_run, (file, table) = Run(name, results), README_TABLES[kind]
+        if not project_run.path(file).exists():
             return match[0]
-        written.append(match[1])
-        rows, manifest = project_run.load_json("metrics.json"), project_run.manifest
-        machine, packages = manifest["machine"], manifest["packages"]
-        note = (
-            f"{rows[0]['protocol']} Measured {rows[0]['measured']}, {machine['system']} "
-            f"{machine['architecture']}, {machine['cores']} cores, TensorFlow {packages['tensorflow']}."
-        )
-        return f"<!-- results {match[1]} -->\n{results_table(rows)}\n\n{note}\n<!-- end -->"
+        written.append(f"{kind} {name}")
+        rows = project_run.load_json(file)
+        return f"<!-- {kind} {name} -->\n{table(rows)}\n\n{_provenance(rows, project_run.manifest)}\n<!-- end -->"
 
-    text = re.sub(r"<!-- results (\S+) -->\n.*?<!-- end -->", fill, readme.read_text(), flags=re.S)
+    pattern = rf"<!-- ({'|'.join(README_TABLES)}) (\S+) -->\n.*?<!-- end -->"
+    text = re.sub(pattern, fill, readme.read_text(), flags=re.S)
     with atomic_path(readme) as partial:
         partial.write_text(text)
     return written
+
+
+#: The README's tables: the artifact they come from and the function that draws them.
+README_TABLES = {
+    "results": ("metrics.json", results_table),
+    "autoencoders": ("metrics.json", family_table),
+    "binary": ("binary_codes.json", binary_table),
+}
+
+
+def _provenance(rows, manifest):
+    """The line under a table: protocol, date, machine."""
+    machine, packages = manifest["machine"], manifest["packages"]
+    protocol = re.sub(r"; seeds? [\d, ]+\.$", ".", rows[0]["protocol"])  # the seeds differ from row to row
+    return (
+        f"{protocol} Measured {max(row['measured'] for row in rows)}, {machine['system']} "
+        f"{machine['architecture']}, {machine['cores']} cores, TensorFlow {packages['tensorflow']}."
+    )
 
 
 # -- the committed notebooks --------------------------------------------------------------------------------------
@@ -362,7 +399,7 @@ def refresh(arguments):
 def readme(arguments):
     """``cbir readme``: write the README's results tables, and its picture, anew."""
     written = update_readme(ROOT / "README.md", Path(arguments.results))
-    if "digits" in written:
+    if "results digits" in written:
         picture = Run("digits", arguments.results).checked_path("figures/figure_01_retrieval_steps.png")
         shutil.copyfile(picture, NOTEBOOKS / "pictures" / "retrieval_steps.png")
     print(f"README.md: tables written for {', '.join(written) or 'no dataset (none has results)'}")
@@ -396,11 +433,13 @@ def parser():
 
     two = commands.add_parser("refresh", help="execute the committed notebooks in place (make notebooks)")
     two.set_defaults(command=refresh)
-    for command in (one, two):
+    for command, last in ((one, "05"), (two, "99")):  # a run is the paper's system; more of it is asked for by number
         command.add_argument(
             "--from", dest="start", type=number, default="01", metavar="NN", help="first notebook (01)"
         )
-        command.add_argument("--to", dest="stop", type=number, default="05", metavar="NN", help="last notebook (05)")
+        command.add_argument(
+            "--to", dest="stop", type=number, default=last, metavar="NN", help=f"last notebook ({last})"
+        )
 
     three = commands.add_parser("readme", help="write the README's results tables from metrics.json")
     three.set_defaults(command=readme)

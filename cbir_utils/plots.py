@@ -388,7 +388,7 @@ def strips(rows, titles, captions=None):
     """Rows of images under one another, such as noisy, restored and original: each row an array of images."""
     columns = len(rows[0])
     figure, axes = plt.subplots(
-        len(rows), columns, figsize=(1.15 * columns + 1.2, 1.25 * len(rows) + 0.7), squeeze=False
+        len(rows), columns, figsize=(0.95 * columns + 1.2, 1.0 * len(rows) + 0.8), squeeze=False
     )
     for line, images, title in zip(axes, rows, titles, strict=True):
         for ax, image in zip(line, images, strict=True):
@@ -399,36 +399,23 @@ def strips(rows, titles, captions=None):
     return figure
 
 
-def hard_queries(curves, name, references=None):
+def hard_queries(curves, name, corruptions):
     """How a metric falls as queries get worse: a panel per corruption, a line per method.
 
-    ``curves`` maps each corruption to ``(unit, strengths, {method: values})``; ``name`` is the metric's.
+    ``curves`` is ``{method: {kind: values}}``, ``name`` the metric's; ``corruptions`` tells strengths and unit of each.
     """
-    columns = 4
-    lines = -(-len(curves) // columns)
-    figure, axes = plt.subplots(lines, columns, figsize=(4 * columns, 3.5 * lines), sharey=True, squeeze=False)
-    styles, markers = ("-", "--", "-.", ":", "-", "--"), "osD^vP"
-    for ax, (kind, (unit, strengths, methods)) in zip(axes.flat, curves.items(), strict=False):
-        for i, (method, values) in enumerate(methods.items()):
-            ax.plot(
-                strengths,
-                values,
-                styles[i % 6],
-                marker=markers[i % 6],
-                markersize=5,
-                color=CLASS_COLOURS[i],
-                label=method,
-            )
-        best = max(methods, key=lambda method: np.mean(methods[method]))
-        ax.set_title(f"{kind}\nmost robust: {best} ({np.mean(methods[best]):.2f})", fontsize=12)
-        ax.set(xlabel=unit, ylim=(0, 1.03))
+    figure, axes = plt.subplots(2, 4, figsize=(11.5, 5.4), sharey=True)
+    looks = list(zip(CLASS_COLOURS, ("-", "--", "-.", ":", "-"), "osD^v", strict=False))
+    for ax, (kind, corruption) in zip(axes.flat, corruptions.items(), strict=False):
+        for (method, values), (colour, line, marker) in zip(curves.items(), looks, strict=False):
+            ax.plot(corruption.strengths, values[kind], line, color=colour, marker=marker, markersize=5, label=method)
+        best = max(curves, key=lambda method: np.mean(curves[method][kind]))
+        ax.set_title(f"{kind}\nbest: {best} {np.mean(curves[best][kind]):.2f}", fontsize=12)
+        ax.set(xlabel=corruption.unit, ylim=(0, 1.03))
     for line in axes:
         line[0].set_ylabel(name)
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    for ax in axes.flat[len(curves) :]:
-        ax.axis("off")
-    where = axes.flat[-1] if len(curves) < axes.size else figure
-    where.legend(handles, labels, loc="center" if where is not figure else "outside lower center", fontsize=13)
+    axes.flat[-1].axis("off")
+    axes.flat[-1].legend(*axes.flat[0].get_legend_handles_labels(), loc="center", fontsize=13)
     return figure
 
 
@@ -448,11 +435,6 @@ def novelty(ax, scores, area):
 # -- the manifold -----------------------------------------------------------------------------------------------------
 
 
-def views(images, rows, titles):
-    """Original images above, random views of them below."""
-    return strips([images, *rows], titles)
-
-
 def guided_training(ax, history):
     """The loss of each epoch, and the share of mutual hits at each retrieval."""
     epochs = np.arange(1, len(history.loss) + 1)
@@ -464,6 +446,7 @@ def guided_training(ax, history):
         twin = ax.twinx()
         twin.plot(history.plain_epochs + np.arange(1, len(shares) + 1), 100 * np.array(shares), "s--", color=ORANGE)
         twin.set_ylabel("mutual hits (%)", color=ORANGE)
+        twin.set_ylim(0, 100)
         twin.spines["right"].set_visible(True)
         ax.axvspan(
             history.plain_epochs + 0.5,

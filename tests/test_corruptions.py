@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cbir_utils.corruptions import CORRUPTIONS, corrupt
+from cbir_utils.corruptions import CORRUPTIONS, corrupt, sweep
 from cbir_utils.datasets import load_dataset
 
 
@@ -80,6 +80,12 @@ def test_strokes_grow_and_shrink_by_pixels():
 
 def test_blur_keeps_the_mean(images):
     assert abs(corrupt(images, "blur", 1.5).mean() / images.mean() - 1) < 0.01
+
+
+def test_a_sweep_measures_every_strength_of_every_kind(images):
+    swept = sweep(images[:3], lambda worse: worse.sum(), seed=2)
+    assert list(swept) == list(CORRUPTIONS)
+    assert swept["shift"] == [corrupt(images[:3], "shift", s, seed=2).sum() for s in CORRUPTIONS["shift"].strengths]
 
 
 @pytest.mark.parametrize(

@@ -175,13 +175,14 @@ def test_ctrl_c_leaves_no_half_file_and_says_how_to_resume(folder):
 
 
 def row(**change):
-    numbers = {"P@1": 0.9, "P@5": 0.8, "P@10": 0.7, "R-precision": 0.5, "mAP": 0.4567, "mAP_interval": [0.44, 0.47]}
+    numbers = {"P@1": 0.9, "P@5": 0.8, "P@100": 0.7, "R-precision": 0.5, "mAP": 0.4567, "mAP_interval": [0.44, 0.47]}
     return {
         "method": "pixels",
         "distance": "cosine",
         **numbers,
-        "seconds": 3.2,
-        "protocol": "All of them.",
+        "seeds": [0, 1],
+        "train_seconds": 3.2,
+        "protocol": "All of them; seeds 0, 1.",
         "measured": "2026-01-02",
         **change,
     }
@@ -191,18 +192,46 @@ def test_the_table_has_a_row_per_method():
     table = pipeline.results_table([row(), row(method="a long name")]).splitlines()
     assert len(table) == 4 and len({len(line) for line in table}) == 1
     cells = [cell.strip() for cell in table[2].strip("|").split("|")]
-    assert cells == ["pixels", "cosine", "0.900", "0.800", "0.700", "0.500", "0.457 [0.440, 0.470]", "3"]
+    assert cells == ["pixels", "cosine", "0.900", "0.800", "0.700", "0.500", "0.457 [0.440, 0.470]", "2", "3"]
+    untrained = pipeline.results_table([row(train_seconds=0.0)]).splitlines()[2]
+    assert untrained.strip("| ").endswith("–")
+
+
+def test_the_table_of_autoencoders_has_the_best_first_and_leaves_other_rows_out():
+    costs = {"weights": 1234, "bytes_per_image": 512, "reconstruction_error": 0.01, "collapsed": 1, "trainings": 3}
+    none = {**costs, "weights": 0, "reconstruction_error": None}
+    table = pipeline.family_table([row(**none), row(method="best", mAP=0.9, **costs), row(method="other")]).splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
+    assert [line[0] for line in cells[2:]] == ["best", "pixels"]
+    assert cells[2][6:] == ["1,234", "512", "3", "0.0100", "1 of 3"] and cells[3][9:] == ["–", "–"]
+
+
+def test_the_table_of_binary_codes_has_a_line_per_method():
+    rows = [
+        {"method": m, "bits": b, "bytes_per_image": b // 8 or 188, "mAP": b / 100}
+        for m in "ab"
+        for b in (0, 16, 32, 64)
+    ]
+    table = pipeline.binary_table(rows).splitlines()
+    assert [cell.strip() for cell in table[3].strip("|").split("|")] == ["b", "0.160", "0.320", "0.640", "0.000", "188"]
 
 
 def test_the_readme_s_table_is_written_from_metrics(tmp_path):
     readme = tmp_path / "README.md"
     readme.write_text(
         "before\n<!-- results digits -->\nold\n<!-- end -->\nbetween\n<!-- results mnist -->\nkept\n<!-- end -->\n"
+        "<!-- binary digits -->\nkept too\n<!-- end -->\n"
     )
     Run("digits", tmp_path).save_json("metrics.json", [row(mAP=0.321)])
-    assert pipeline.update_readme(readme, tmp_path) == ["digits"]
+    assert pipeline.update_readme(readme, tmp_path) == ["results digits"]
     text = readme.read_text()
-    assert "0.321" in text and "old" not in text and "kept" in text and text.startswith("before\n")
+    assert (
+        "0.321" in text
+        and "old" not in text
+        and "kept\n" in text
+        and "kept too" in text
+        and text.startswith("before\n")
+    )
     assert "All of them. Measured 2026-01-02, " in text
     pipeline.update_readme(readme, tmp_path)
     assert readme.read_text() == text
