@@ -39,7 +39,10 @@ MADE_BY = {
     "index.faiss": "04",
     "index.json": "04",
     "metrics.json": "05",
+    "autoencoders.json": "06",
     "hard_queries.json": "07",
+    "novelty.json": "07",
+    "binary_codes.json": "09",
 }
 
 #: The packages whose versions can change a result, noted in the manifest.

@@ -14,7 +14,7 @@ ops = keras.ops
 GRID = 5
 
 
-class Augmentation:
+class Augmentation(keras.layers.Layer):
     """Turns images ``(N, H, W, C)`` float32 in [0, 1] into random views of the same shape.
 
     A view is rotated, scaled, sheared, shifted and bent (elastic deformation, Simard, Steinkraus and Platt 2003), all
@@ -41,11 +41,12 @@ class Augmentation:
     def __init__(
         self, seed=0, *, rotation=0.35, stretch=0.18, shear=0.2, shift=2.5, elastic=1.8, stroke=0.7, gamma=0.5
     ):
+        super().__init__()  # a layer, so that Keras carries the generator's state from step to step on every backend
         self.generator = keras.random.SeedGenerator(seed)
         self.rotation, self.stretch, self.shear, self.shift = rotation, stretch, shear, shift
         self.elastic, self.stroke, self.gamma = elastic, stroke, gamma
 
-    def __call__(self, images):
+    def call(self, images):
         """One view of each image."""
         views = sample(images, *self._positions(images))
         if self.stroke:

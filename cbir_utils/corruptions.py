@@ -55,7 +55,7 @@ def _noise(images, strength, rng):
 
 def _salt_and_pepper(images, strength, rng):
     """A percentage of the pixels turned black or white."""
-    drawn = 100 * rng.random(images.shape, dtype=np.float32)
+    drawn = 100 * rng.random((*images.shape[:3], 1), dtype=np.float32)  # all channels of a pixel together
     return np.where(drawn < strength, np.where(drawn < strength / 2, np.float32(0), np.float32(255)), images)
 
 

@@ -6,10 +6,11 @@ import numpy as np
 class IterativeQuantization:
     """Iterative quantisation, ITQ: rotates codes so that their signs lose as little as possible.
 
-    Codes are centred, projected to their leading ``bits`` principal directions and rotated by R; bit j says whether
-    number j is positive. R is found by turns: with ``B = sign(V R)``, the rotation nearest to taking V to B is
-    ``R = U Wᵀ`` from the singular value decomposition ``Vᵀ B = U S Wᵀ`` (Gong and Lazebnik 2011, section 2.2). Where
-    the codes are shorter than ``bits``, the missing directions are zeros, which the rotation fills.
+    Codes are brought to unit length, so that their angles count, centred, projected to their leading ``bits`` principal
+    directions and rotated by R; bit j says whether number j is positive. R is found by turns: with ``B = sign(V R)``,
+    the rotation nearest to taking V to B is ``R = U Wᵀ`` from the singular value decomposition ``Vᵀ B = U S Wᵀ`` (Gong
+    and Lazebnik 2011, section 2.2). Where the codes are shorter than ``bits``, the missing directions are zeros, which
+    the rotation fills.
 
     Parameters
     ----------
@@ -23,7 +24,9 @@ class IterativeQuantization:
     Attributes
     ----------
     losses : list of float
-        ``‖B - V R‖² / N`` after each iteration; never grows.
+        ``‖B - V R‖² / N`` with R as it was drawn and then after each iteration; never grows.
+    unrotated_loss : float
+        The same without any rotation: the signs of the principal directions themselves.
     """
 
     def __init__(self, bits, *, iterations=50, seed=0):
@@ -34,7 +37,7 @@ class IterativeQuantization:
 
     def fit(self, codes):
         """Learn from ``(N, D)`` float32 codes of the database; returns self."""
-        codes = _checked(codes)
+        codes = _unit_length(codes)
         self.mean = codes.mean(axis=0)
         centred = codes - self.mean
         kept = min(self.bits, codes.shape[1])
@@ -44,36 +47,45 @@ class IterativeQuantization:
         values = centred @ projection
         rng = np.random.default_rng(self.seed)
         rotation, _ = np.linalg.qr(rng.standard_normal((self.bits, self.bits)))
-        self.losses = []
+        self.unrotated_loss = _loss(values)
+        self.losses = [_loss(values @ rotation)]
         for _ in range(self.iterations):
-            rotated = values @ rotation
-            signs = np.where(rotated > 0, 1.0, -1.0)
-            self.losses.append(float(np.square(signs - rotated).sum() / len(codes)))
-            left, _, right = np.linalg.svd(values.T @ signs)
+            left, _, right = np.linalg.svd(values.T @ _signs(values @ rotation))
             rotation = left @ right
+            self.losses.append(_loss(values @ rotation))
         self.matrix = projection @ rotation
         return self
 
     def encode(self, codes):
         """The binary codes of ``(N, D)`` codes: ``(N, bits / 8)`` uint8, eight bits to a byte."""
-        codes = _checked(codes)
+        codes = _unit_length(codes)
         if codes.shape[1] != len(self.mean):
             raise ValueError(f"these codes have {codes.shape[1]} numbers each, but it was fitted to {len(self.mean)}")
         return np.packbits((codes - self.mean) @ self.matrix > 0, axis=1)
 
 
 def hamming_distances(queries, database):
-    """In how many bits queries and images differ: packed ``(Q, B)`` and ``(N, B)`` uint8 → int64 ``(Q, N)``."""
+    """In how many bits queries and images differ: packed ``(Q, B)`` and ``(N, B)`` uint8 → int16 ``(Q, N)``."""
     bits = 8 * database.shape[1]
     signs = [2 * np.unpackbits(rows, axis=1).astype(np.float32) - 1 for rows in (queries, database)]
-    return ((bits - signs[0] @ signs[1].T) / 2).astype(np.int64)  # whole numbers of at most 2^24: float32 is exact
+    return ((bits - signs[0] @ signs[1].T) / 2).astype(np.int16)  # float32 is exact for whole numbers below 2^24
 
 
-def _checked(codes):
-    """Codes as a float64 matrix; else a ValueError that says what is wrong."""
+def _signs(values):
+    return np.where(values > 0, 1.0, -1.0)
+
+
+def _loss(values):
+    """The mean squared distance of rows to the corners of the cube that their signs name."""
+    return float(np.square(_signs(values) - values).sum() / len(values))
+
+
+def _unit_length(codes):
+    """Codes at unit length as a float64 matrix (zero rows stay); else a ValueError that says what is wrong."""
     codes = np.asarray(codes, dtype=np.float64)
     if codes.ndim != 2 or 0 in codes.shape:
         raise ValueError(f"codes must be a non-empty (N, D) matrix, not of shape {codes.shape}")
     if not np.isfinite(codes).all():
         raise ValueError("codes have NaN or infinity; train anew before making binary codes of them")
-    return codes
+    lengths = np.linalg.norm(codes, axis=1, keepdims=True)
+    return codes / np.where(lengths > 0, lengths, 1)

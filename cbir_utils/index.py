@@ -159,7 +159,8 @@ class Index:
             return ids[:, :-1] if own is not None else ids
 
         # Each core sorts a block of its own while the caller looks at the last one.
-        starts, cores = range(0, len(queries), block), os.cpu_count()
+        # (No more than eight at once: at 60,000 rows a block takes some 100 MB.)
+        starts, cores = range(0, len(queries), block), min(8, os.cpu_count())
         with ThreadPoolExecutor(cores) as pool:
             waiting = deque(pool.submit(ranking, start) for start in starts[:cores])
             for following in [*starts[cores:], *[None] * len(waiting)]:
@@ -174,6 +175,8 @@ class Index:
         The mean distance to a query's ``k`` nearest rows, divided by the value that 99 of 100 rows keep below with
         their own nearest (of ``sample`` rows drawn with ``seed``). No labels are needed.
         """
+        if not len(self):
+            raise ValueError("the index is empty; add codes before asking what is new to it")
         rng = np.random.default_rng(seed)
         drawn = np.sort(rng.choice(len(self), min(sample, len(self)), replace=False))
         usual = self.search(self._rows[drawn], k, exclude_self=drawn).distances.mean(axis=1, dtype=np.float64)
@@ -389,6 +392,9 @@ class BinaryIndex:
     """
 
     def __init__(self, codes):
+        codes = np.asarray(codes)
+        if codes.dtype != np.uint8 or codes.ndim != 2 or 0 in codes.shape:
+            raise ValueError(f"codes must be packed, non-empty uint8 (N, B), not {codes.dtype} {codes.shape}")
         self._faiss = faiss.IndexBinaryFlat(8 * codes.shape[1])
         self._faiss.add(np.ascontiguousarray(codes))
 

@@ -9,7 +9,7 @@ import hashlib
 import numpy as np
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components
-from scipy.sparse.linalg import LinearOperator, eigsh
+from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 
 from cbir_utils.index import Index
 
@@ -36,7 +36,8 @@ class DiffusionMap:
     k : int
         Neighbours per image.
     time : float
-        Steps of the random walk, t: coordinate m is weighted by eigenvalue_m^t.
+        Steps of the random walk, t: coordinate m is weighted by (eigenvalue_m / eigenvalue_1)^t. The division changes
+        no cosine, and keeps long walks from fading to zero.
     fingerprint : str
         SHA-256 of the codes' bytes, so that ``load`` can refuse others.
     """
@@ -66,7 +67,7 @@ class DiffusionMap:
         dimensions : int
             Length of the new codes, less than N - 1.
         time : float, optional
-            t ≥ 0. The larger, the more only the coarse structure counts. By default it is chosen from the eigenvalues:
+            t ≥ 1. The larger, the more only the coarse structure counts. By default it is chosen from the eigenvalues:
             their largest gap parts the clusters from what is inside them, and after t steps the first direction
             behind it has a tenth of its weight left.
         metric : {"cosine", "euclidean", "manhattan"}
@@ -77,17 +78,20 @@ class DiffusionMap:
         Raises
         ------
         ValueError
-            For fewer codes than neighbours or dimensions need, or codes of the wrong form or not finite.
+            For fewer codes than neighbours or dimensions need, codes of the wrong form or not finite, or a graph in
+            more components than dimensions.
         """
         index = Index(metric).add(codes)
         n = len(index)
         if n <= k:
             raise ValueError(f"a graph of {k} neighbours needs more than {k} codes, and there are {n}; lower k")
+        if dimensions < 1 or (time is not None and not time >= 1):
+            raise ValueError(f"dimensions and time must be 1 or more, not {dimensions} and {time}")
         if n < dimensions + 2:
             raise ValueError(f"{dimensions} dimensions need {dimensions + 2} codes or more, and there are {n}")
         hits = index.search(codes, k, exclude_self=np.arange(n))
         scales = _scale(hits.distances, metric)
-        weights = _weights(hits.distances, scales[:, None], scales[hits.ids], metric)
+        weights = _edge_weights(hits.distances, scales[:, None], scales[hits.ids], metric)
         rows = np.repeat(np.arange(n), k)
         directed = sparse.csr_array((weights.ravel(), (rows, hits.ids.ravel())), shape=(n, n))
         graph = directed.maximum(directed.T)  # both directions weigh the same where both exist
@@ -97,7 +101,7 @@ class DiffusionMap:
     @property
     def codes(self):
         """The database's new codes, ``(N, M)`` float32."""
-        return (self.eigenvectors * self._strength(self.time)).astype(np.float32)
+        return (self.eigenvectors * self._weights).astype(np.float32)
 
     def embed(self, queries):
         """The new codes of queries: ``(Q, D)`` float32, or ``(D,)``, → ``(Q, M)`` float32.
@@ -108,18 +112,17 @@ class DiffusionMap:
         """
         hits = self.index.search(queries, self.k)
         own = _scale(hits.distances, self.index.metric)
-        weights = _weights(hits.distances, own[:, None], self.scales[hits.ids], self.index.metric)
+        weights = _edge_weights(hits.distances, own[:, None], self.scales[hits.ids], self.index.metric)
         weights /= weights.sum(axis=1, keepdims=True)
-        strength = self._strength(self.time - 1)
         codes = np.zeros((len(weights), len(self.eigenvalues)))
         for place in range(self.k):  # neighbour by neighbour: the same sum whatever the batch
             codes += weights[:, place, None] * self.eigenvectors[hits.ids[:, place]]
-        return (codes * strength).astype(np.float32)
+        return (codes * self._weights / np.maximum(self.eigenvalues, 1e-9)).astype(np.float32)
 
     def save(self, path):
         """Write all but the index to ``path`` (``.npz``)."""
         np.savez(
-            path, scales=self.scales, eigenvalues=self.eigenvalues, eigenvectors=self.eigenvectors.astype(np.float32),
+            path, scales=self.scales, eigenvalues=self.eigenvalues, eigenvectors=self.eigenvectors,
             k=self.k, time=self.time, metric=self.index.metric, fingerprint=self.fingerprint,
         )  # fmt: skip
 
@@ -138,9 +141,11 @@ class DiffusionMap:
         index = Index(metric).add(codes)
         return cls(index, **parts, k=k, time=time, fingerprint=fingerprint)
 
-    def _strength(self, power):
-        """eigenvalue^power; an eigenvalue below zero belongs to no coarse structure and counts as zero."""
-        return np.maximum(self.eigenvalues, 1e-12) ** power
+    @property
+    def _weights(self):
+        """What t steps leave of each direction, relative to the first; 0 for one that no walk keeps."""
+        positive = self.eigenvalues > 1e-9
+        return np.where(positive, (np.where(positive, self.eigenvalues, 0) / self.eigenvalues[0]) ** self.time, 0)
 
 
 def fuse(manifold_codes, codes, weight=0.3):
@@ -180,7 +185,7 @@ def _squared(distances, metric):
     return 2 * distances if metric == "cosine" else distances**2
 
 
-def _weights(distances, own, theirs, metric):
+def _edge_weights(distances, own, theirs, metric):
     """The weights of edges, ``exp(-d² / (s s'))``: 1 between duplicates, whose scale may be 0."""
     squared, product = _squared(distances, metric), own * theirs
     ratio = np.divide(squared, product, out=np.where(squared > 0, FARTHEST, 0.0), where=product > 0)
@@ -194,21 +199,29 @@ def _leading_eigenvectors(graph, count, seed):
     each has an eigenvalue 1 of its own, whose vector is known: √degree on the component. A solver would find some of
     these, mixed at will with the constant one, so they are taken out beforehand.
     """
+    parts, part = connected_components(graph, directed=False)
+    if parts > count:
+        raise ValueError(
+            f"the graph falls into {parts} components, which {count} dimensions cannot tell apart; "
+            "raise k (neighbours) or dimensions, or remove duplicates"
+        )
     root = np.sqrt(graph.sum(axis=1))
     walk = sparse.diags_array(1 / root) @ graph @ sparse.diags_array(1 / root)
-    parts, part = connected_components(graph, directed=False)
-    largest = np.argsort(-np.bincount(part), kind="stable")
-    known = root[:, None] * np.column_stack([np.ones(len(root)), part[:, None] == largest[: parts - 1]])
+    known = root[:, None] * np.column_stack([np.ones(len(root)), part[:, None] == np.arange(parts - 1)])
     known, _ = np.linalg.qr(known)  # the first is the constant one; the others tell the components apart
-    found = min(parts - 1, count)
-    values, vectors = np.ones(found), known[:, 1 : found + 1]
-    if found < count:
-        rest = LinearOperator(walk.shape, matvec=lambda v: walk @ v - known @ (known.T @ v), dtype=np.float64)
-        start = np.random.default_rng(seed).standard_normal(len(root))
-        missing = count - found
-        others = eigsh(rest, k=missing, which="LA", v0=start, ncv=min(len(root), 3 * missing + 1), tol=1e-6)
-        order = np.argsort(-others[0], kind="stable")
-        values, vectors = np.append(values, others[0][order]), np.column_stack([vectors, others[1][:, order]])
+    # Their eigenvalue 1 becomes -1, so that they are the last that the solver would find.
+    rest = LinearOperator(walk.shape, matvec=lambda v: walk @ v - 2 * (known @ (known.T @ v)), dtype=np.float64)
+    start = np.random.default_rng(seed).standard_normal(len(root))
+    missing = count - parts + 1
+    try:
+        found = eigsh(
+            rest, k=missing, which="LA", v0=start, ncv=min(len(root), max(20, 3 * missing)), tol=1e-6, maxiter=5000
+        )
+    except ArpackNoConvergence as error:
+        raise ValueError("the eigenvalues of the graph could not be found; raise k, or lower dimensions") from error
+    order = np.argsort(-found[0], kind="stable")
+    values = np.append(np.ones(parts - 1), found[0][order])
+    vectors = np.column_stack([known[:, 1:], found[1][:, order]])
     vectors = vectors / root[:, None] * np.linalg.norm(root)
     vectors *= np.sign(vectors[np.abs(vectors).argmax(axis=0), np.arange(count)])  # a solver's sign is arbitrary
     return values, vectors

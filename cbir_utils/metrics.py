@@ -68,6 +68,9 @@ def tied_average_precision(distances, relevant):
     distances, relevant = np.asarray(distances), np.asarray(relevant, dtype=bool)
     if distances.dtype.kind not in "iu":
         raise ValueError(f"distances must be whole numbers, not {distances.dtype}; use average_precision for others")
+    if len(distances) > 100:  # in blocks, for the sake of memory
+        blocks = range(0, len(distances), 100)
+        return np.concatenate([tied_average_precision(distances[i : i + 100], relevant[i : i + 100]) for i in blocks])
     count, levels = len(distances), int(distances.max()) + 1
     place = (np.arange(count)[:, None] * levels + distances).ravel()
     tied = np.bincount(place, minlength=count * levels).reshape(count, levels)

@@ -131,7 +131,7 @@ def build_contractive(input_shape=(28, 28, 1), *, code_length=128, weight=0.1, s
     """Codes that move little when the image does: loss = reconstruction + weight · ‖∂z/∂x‖²_F / pixels.
 
     The Jacobian's squared Frobenius norm is exact: for z = sigmoid(W x + b) it is
-    ``Σ_j (z_j (1 - z_j))² Σ_i W_ij²``, averaged over the batch (Rifai et al. 2011, equations 3 and 7).
+    ``Σ_j (z_j (1 - z_j))² Σ_i W_ij²``, averaged over the batch (Rifai et al. 2011, Contractive auto-encoders).
     """
     model = _dense_autoencoder(input_shape, (), code_length, seed, activation="sigmoid")
     image = keras.Input(input_shape, name="image")
@@ -143,7 +143,7 @@ def build_denoising(input_shape=(28, 28, 1), *, code_length=128, noise=0.5, seed
     """The deep network, shown noisy images and asked for clean ones (Vincent et al. 2008).
 
     Loss: the reconstruction's, of the clean image. In training, normal noise of standard deviation ``noise`` is added
-    to each pixel (the kind of Vincent et al. 2010, section 3.3).
+    to each pixel, one of the kinds of noise in Vincent et al. 2010.
     """
     model = build_deep(input_shape, code_length=code_length, seed=seed)
     image = keras.Input(input_shape, name="image")

@@ -292,7 +292,7 @@ def family_table(rows):
     header = ["method", "P@1", "P@5", "P@100", "R-prec.", "mAP [95 % interval]", "weights", "bytes/image",
               "training (s)", "recon. error", "collapsed"]  # fmt: skip
     lines = []
-    for row in sorted((row for row in rows if "trainings" in row), key=lambda row: -row["mAP"]):
+    for row in sorted(rows, key=lambda row: -row["mAP"]):
         low, high = row["mAP_interval"]
         error = row["reconstruction_error"]
         lines.append([row["method"], *(f"{row[name]:.3f}" for name in ("P@1", "P@5", "P@100", "R-precision")),
@@ -346,7 +346,7 @@ def update_readme(readme, results):
 #: The README's tables: the artifact they come from and the function that draws them.
 README_TABLES = {
     "results": ("metrics.json", results_table),
-    "autoencoders": ("metrics.json", family_table),
+    "autoencoders": ("autoencoders.json", family_table),
     "binary": ("binary_codes.json", binary_table),
 }
 

@@ -429,7 +429,7 @@ def novelty(ax, scores, area):
     ax.axvline(1, color="black", linestyle=":")
     ax.set(xlabel="novelty score (1: as far as the database's farthest hundredth)", ylabel="density")
     ax.legend()
-    ax.set_title(f"Foreign images are told apart with AUROC {area:.3f}")
+    ax.set_title(f"AUROC {area:.3f} (0.5: no better than chance)")
 
 
 # -- the manifold -----------------------------------------------------------------------------------------------------
@@ -473,11 +473,12 @@ def eigenvalues(ax, values, time):
 
 
 def quantization(ax, losses):
-    """ITQ's loss by iteration for several code lengths: ``{bits: losses}``, relative to the first."""
-    for (bits, values), style in zip(losses.items(), ("-", "--", "-."), strict=False):
-        ax.plot(np.arange(1, len(values) + 1), np.array(values) / values[0], style, label=f"{bits} bits")
-    saved = max(1 - values[-1] / values[0] for values in losses.values())
-    ax.set(xlabel="iteration", ylabel="loss, relative to the first")
+    """ITQ's loss by iteration for several code lengths, ``{bits: (loss without a rotation, losses)}``."""
+    for (bits, (unrotated, values)), style in zip(losses.items(), ("-", "--", "-."), strict=False):
+        ax.plot(np.arange(len(values)), np.array(values) / unrotated, style, label=f"{bits} bits")
+    ax.axhline(1, color="black", linestyle=":")
+    saved = max(1 - values[-1] / unrotated for unrotated, values in losses.values())
+    ax.set(xlabel="iteration", ylabel="loss, relative to no rotation")
     ax.legend()
     ax.set_title(f"Rotating saves up to {100 * saved:.0f} % of the quantisation loss")
 

@@ -301,7 +301,8 @@ def fit_contrastive(
             start = time.perf_counter()
             positives = None
             if epoch > epochs:
-                hits = _retrieve(autoencoder.encoder, images, neighbours)
+                codes = _finite_codes(autoencoder.encoder, images, epoch - 1)
+                hits = Index("cosine").add(codes).search(codes, neighbours, exclude_self=np.arange(len(images))).ids
                 right = mutual(hits)
                 history.mutual_share.append(float(right.mean()))
                 if not _improving(history):
@@ -324,7 +325,9 @@ def fit_contrastive(
         history.interrupted = True
         if verbose:
             print(f"stopped by hand after {len(history.seconds)} epochs; the weights are kept as they are", flush=True)
-    _refuse_one_code(autoencoder.encoder, images)
+    if not history.interrupted:
+        some = images[np.linspace(0, len(images) - 1, min(1000, len(images)), dtype=int)]
+        _refuse_one_code(_finite_codes(autoencoder.encoder, some, len(history.loss)))
     return history
 
 
@@ -396,22 +399,25 @@ def _contrastive_epoch(model, images, positives, batch_size, rng):
     return float(np.mean(losses))
 
 
-def _refuse_one_code(encoder, images):
-    """Raise :class:`CollapsedCodesError` if the codes of (the first 1,000) images all point in one direction."""
-    codes = encode(encoder, images[:1000])
+def _finite_codes(encoder, images, epoch):
+    """The codes of images; FloatingPointError if the last step of ``epoch`` left the weights without values."""
+    codes = encode(encoder, images)
+    if not np.isfinite(codes).all():
+        raise FloatingPointError(
+            f"training diverged: the codes are not finite after epoch {epoch}; use a lower learning rate"
+        )
+    return codes
+
+
+def _refuse_one_code(codes):
+    """Raise :class:`CollapsedCodesError` if all codes point in one direction."""
     lengths = np.linalg.norm(codes, axis=1, keepdims=True)
     unit = codes / np.where(lengths > 0, lengths, 1)
-    if not unit.std(axis=0).max() > 1e-4:
+    if unit.std(axis=0).max() <= 1e-4:
         raise CollapsedCodesError(
             "the codes have collapsed: all images have the same one. Are the images all alike? Otherwise use a lower "
             "learning rate or another seed"
         )
-
-
-def _retrieve(encoder, images, neighbours):
-    """Each image's nearest others by cosine distance, ``(N, K)`` row ids."""
-    codes = encode(encoder, images)
-    return Index("cosine").add(codes).search(codes, neighbours, exclude_self=np.arange(len(images))).ids
 
 
 def _glorot(seed):

@@ -14,15 +14,16 @@ def codes():
 
 def test_the_loss_never_grows_and_falls(codes):
     losses = IterativeQuantization(16).fit(codes).losses
-    assert len(losses) == 50 and losses[-1] < losses[0]
+    assert len(losses) == 51 and losses[-1] < losses[0]
     assert all(later <= earlier + 1e-9 for earlier, later in zip(losses, losses[1:], strict=False))
 
 
 def test_bits_are_the_signs_of_the_rotated_codes(codes):
     quantizer = IterativeQuantization(8).fit(codes)
     packed = quantizer.encode(codes[:3])
+    unit = codes / np.linalg.norm(codes, axis=1, keepdims=True)
     assert packed.shape == (3, 1) and packed.dtype == np.uint8
-    for row, code in zip(np.unpackbits(packed, axis=1), codes[:3], strict=True):
+    for row, code in zip(np.unpackbits(packed, axis=1), unit[:3], strict=True):
         values = [sum((code[d] - quantizer.mean[d]) * quantizer.matrix[d, bit] for d in range(20)) for bit in range(8)]
         assert [int(value > 0) for value in values] == row.tolist()
 
@@ -30,7 +31,8 @@ def test_bits_are_the_signs_of_the_rotated_codes(codes):
 def test_the_projection_is_principal_and_the_rotation_orthogonal(codes):
     quantizer = IterativeQuantization(8).fit(codes)
     np.testing.assert_allclose(quantizer.matrix.T @ quantizer.matrix, np.eye(8), atol=1e-9)
-    centred = codes - codes.mean(axis=0, dtype=np.float64)
+    unit = codes / np.linalg.norm(codes.astype(np.float64), axis=1, keepdims=True)
+    centred = unit - unit.mean(axis=0)
     kept = np.square(centred @ quantizer.matrix).sum()
     np.testing.assert_allclose(kept, np.square(np.linalg.svd(centred)[1][:8]).sum())
 
@@ -39,13 +41,27 @@ def test_more_bits_than_numbers_are_filled_by_the_rotation(codes):
     quantizer = IterativeQuantization(64).fit(codes)
     packed = quantizer.encode(codes)
     assert packed.shape == (400, 8)
-    assert np.unpackbits(packed, axis=1).mean(axis=0).min() > 0, "no bit is always 0"
+    share = np.unpackbits(packed, axis=1).mean(axis=0)
+    assert share.min() > 0 and share.max() < 1, "no bit is always the same"
 
 
 def test_near_codes_differ_in_few_bits(codes):
     quantizer = IterativeQuantization(16).fit(codes)
     own = hamming_distances(quantizer.encode(codes + np.float32(1e-3)), quantizer.encode(codes))
     assert np.diag(own).mean() < 0.1 < own.mean()
+
+
+def test_the_unrotated_loss_is_that_of_the_principal_directions(codes):
+    unit = codes / np.linalg.norm(codes.astype(np.float64), axis=1, keepdims=True)
+    centred = unit - unit.mean(axis=0)
+    values = centred @ np.linalg.svd(centred, full_matrices=False)[2][:8].T
+    slow = np.mean([sum((np.sign(v) - v) ** 2 for v in row) for row in values])
+    np.testing.assert_allclose(IterativeQuantization(8).fit(codes).unrotated_loss, slow)
+
+
+def test_the_length_of_a_code_does_not_matter(codes):
+    quantizer = IterativeQuantization(16).fit(codes)
+    assert np.array_equal(quantizer.encode(codes), quantizer.encode(codes * np.float32(4)))
 
 
 def test_hamming_distances_count_bits():

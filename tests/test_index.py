@@ -496,6 +496,11 @@ def test_novelty_is_the_mean_distance_relative_to_the_database_s_own(metric):
     np.testing.assert_allclose(Index(metric).add(rows).novelty(queries, 3), slow, rtol=1e-4)
 
 
+def test_an_empty_index_knows_nothing_new():
+    with pytest.raises(ValueError, match="the index is empty; add codes before asking what is new"):
+        Index().novelty(np.zeros((1, 2), np.float32))
+
+
 def test_far_queries_are_novel_and_near_ones_are_not():
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(500, 4)).astype(np.float32)
@@ -518,6 +523,8 @@ def test_hamming_search_is_that_of_a_slow_loop():
 
 
 def test_hamming_search_names_what_is_wrong():
+    with pytest.raises(ValueError, match=r"codes must be packed, non-empty uint8 \(N, B\), not int64 \(3, 8\)"):
+        BinaryIndex(np.zeros((3, 8), int))
     index = BinaryIndex(np.zeros((3, 8), np.uint8))
     with pytest.raises(ValueError, match=r"queries must be packed uint8 \(Q, 8\), not float32 \(1, 8\)"):
         index.search(np.zeros((1, 8), np.float32), 1)

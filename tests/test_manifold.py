@@ -42,7 +42,8 @@ def test_eigenpairs_are_those_of_the_slow_walk():
     np.testing.assert_allclose(fast.eigenvalues, values[1:9], atol=1e-6)
     np.testing.assert_allclose(walk @ fast.eigenvectors, fast.eigenvectors * fast.eigenvalues, atol=1e-4)
     fast.time = 64
-    np.testing.assert_allclose(fast.codes, fast.eigenvectors * fast.eigenvalues**64, rtol=1e-5, atol=1e-7)
+    weights = (fast.eigenvalues / fast.eigenvalues[0]) ** 64
+    np.testing.assert_allclose(fast.codes, fast.eigenvectors * weights, rtol=1e-5, atol=1e-7)
 
 
 def test_a_query_is_the_nystroem_mean_of_its_neighbours():
@@ -53,9 +54,8 @@ def test_a_query_is_the_nystroem_mean_of_its_neighbours():
     nearest = np.argsort(distance)[:5]
     weights = np.array([np.exp(-(distance[j] ** 2) / (distance[nearest[-1]] * scale[j])) for j in nearest])
     mean = (weights[:, None] * fast.eigenvectors[nearest]).sum(axis=0) / weights.sum()
-    np.testing.assert_allclose(
-        fast.embed(query)[0], mean / fast.eigenvalues * fast.eigenvalues**3, rtol=1e-4, atol=1e-6
-    )
+    weights = (fast.eigenvalues / fast.eigenvalues[0]) ** 3
+    np.testing.assert_allclose(fast.embed(query)[0], mean / fast.eigenvalues * weights, rtol=1e-4, atol=1e-6)
 
 
 def test_one_query_alone_gets_the_code_it_gets_in_a_batch():
@@ -93,6 +93,26 @@ def test_many_islands_share_the_eigenvalue_one():
     assert cosine[same].min() > 0.999 and cosine[~same].max() < 0.5
 
 
+def test_directions_that_no_walk_keeps_count_for_nothing_in_database_and_queries():
+    codes = np.random.default_rng(0).normal(size=(60, 20)).astype(np.float32)
+    graph = DiffusionMap.fit(codes, k=5, dimensions=47, time=1)
+    dead = graph.eigenvalues <= 0
+    assert dead.any() and not graph.codes[:, dead].any() and not graph.embed(codes)[:, dead].any()
+    constant = graph.eigenvectors.std(axis=0) < 1e-6
+    assert not constant.any(), "the constant vector must not come back"
+
+
+def test_a_long_walk_does_not_fade_to_zero():
+    graph = DiffusionMap.fit(ring(), k=5, dimensions=5, time=1e5)
+    assert np.abs(graph.codes).max() > 1e-3 and np.isfinite(graph.embed(ring())).all()
+
+
+def test_more_islands_than_dimensions_are_refused():
+    codes, _ = islands((8,) * 6)
+    with pytest.raises(ValueError, match="falls into 6 components, which 4 dimensions cannot tell apart; raise k"):
+        DiffusionMap.fit(codes, k=4, dimensions=4, metric="euclidean")
+
+
 @pytest.mark.parametrize("metric", ["cosine", "euclidean", "manhattan"])
 def test_duplicates_and_their_queries_stay_finite(metric):
     rng = np.random.default_rng(0)
@@ -118,6 +138,12 @@ def test_images_that_are_all_alike_stay_finite():
 def test_too_few_codes_are_refused(n, k, dimensions, message):
     with pytest.raises(ValueError, match=message):
         DiffusionMap.fit(ring(n), k=k, dimensions=dimensions)
+
+
+def test_no_dimension_and_no_step_are_refused():
+    for wrong in ({"dimensions": 0}, {"time": 0.5}, {"time": float("nan")}):
+        with pytest.raises(ValueError, match="dimensions and time must be 1 or more"):
+            DiffusionMap.fit(ring(), k=5, **{"dimensions": 5, **wrong})
 
 
 def test_codes_of_a_diverged_training_are_refused():

@@ -182,12 +182,12 @@ def test_hard_queries_have_a_panel_per_corruption_and_a_line_per_method():
 def test_the_small_charts_state_their_number():
     ax = plt.figure().add_subplot()
     plots.novelty(ax, {"own": [0.1, 0.5], "other": [1.5, 90.0]}, 0.987)
-    assert ax.get_title() == "Foreign images are told apart with AUROC 0.987"
+    assert ax.get_title() == "AUROC 0.987 (0.5: no better than chance)"
     ax = plt.figure().add_subplot()
     plots.eigenvalues(ax, np.array([1.0, 0.9, 0.5, -0.1]), 3)  # .9³ = .729
     assert ax.get_title() == "After 3 steps 2 of 4 directions keep more than half"
     ax = plt.figure().add_subplot()
-    plots.quantization(ax, {16: [2.0, 1.0], 32: [4.0, 3.0]})
+    plots.quantization(ax, {16: (4.0, [3.0, 2.0]), 32: (4.0, [4.0, 3.0])})
     assert ax.get_title() == "Rotating saves up to 50 % of the quantisation loss"
     ax = plt.figure().add_subplot()
     plots.guided_training(ax, ContrastiveHistory([3.0, 2.0, 1.5], [1.0] * 3, [0.25, 0.5], plain_epochs=2))

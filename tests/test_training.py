@@ -258,6 +258,12 @@ def test_a_diverged_contrastive_training_names_the_epoch(images):
         fit_contrastive(build_contrastive(images.shape[1:]), images, learning_rate=1e30, **CONTRASTIVE)
 
 
+def test_divergence_in_the_very_last_step_is_noticed(images):
+    # One step only: its loss is that of the weights before it.
+    with pytest.raises(FloatingPointError, match="training diverged: the codes are not finite after epoch 1"):
+        fit_contrastive(build_contrastive(images.shape[1:]), images[:32], learning_rate=1e38, **CONTRASTIVE)
+
+
 @pytest.mark.parametrize(
     "count, options, message",
     [
