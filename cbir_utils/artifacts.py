@@ -23,7 +23,7 @@ import numpy as np
 METHOD_MADE_BY = {
     **dict.fromkeys(("undercomplete", "deep", "sparse", "contractive", "denoising", "variational"), "06"),
     **dict.fromkeys(("pca", "hog"), "06"),
-    **dict.fromkeys(("contrastive", "manifold", "fused"), "08"),
+    **dict.fromkeys(("contrastive", "joint", "manifold", "fused"), "08"),
     "binary": "09",
 }
 

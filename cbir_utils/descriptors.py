@@ -18,6 +18,9 @@ def oriented_gradients(images, *, cells=4, orientations=9):
     to unit length, cut at .2 and scaled again, so ``D = (cells - 1)² · 4 · orientations``. The grey value is the mean
     over the channels.
     """
+    if len(images) > 5000:  # in blocks, for the sake of memory
+        blocks = [images[start : start + 5000] for start in range(0, len(images), 5000)]
+        return np.concatenate([oriented_gradients(b, cells=cells, orientations=orientations) for b in blocks])
     grey = scale(images).mean(axis=-1)
     count, height, width = grey.shape
     if min(height, width) < cells:

@@ -86,6 +86,19 @@ def imported(path):
     return names
 
 
+LEARNS_OR_SEARCHES = ("augmentation", "descriptors", "hashing", "index", "manifold", "models", "training")
+
+
+@pytest.mark.parametrize("name", LEARNS_OR_SEARCHES)
+def test_what_learns_or_searches_has_no_name_for_labels(name):
+    """Label hygiene: no argument, variable, attribute or key in these modules speaks of labels, classes or targets."""
+    tree = ast.parse((ROOT / f"cbir_utils/{name}.py").read_text())
+    names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    names |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    names |= {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg | ast.keyword) and node.arg}
+    assert not {n for n in names if re.search(r"label|target|(^|_)y_(?!pred)|class_names", n)}
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "cbir_utils").glob("*.py")), ids=lambda path: path.stem)
 def test_imports_never_point_back_up(path):
     names = imported(path)
