@@ -9,7 +9,7 @@ class IterativeQuantization:
     Codes are brought to unit length, so that their angles count, centred, projected to their leading ``bits`` principal
     directions and rotated by R; bit j says whether number j is positive. R is found by turns: with ``B = sign(V R)``,
     the rotation nearest to taking V to B is ``R = U Wᵀ`` from the singular value decomposition ``Vᵀ B = U S Wᵀ`` (Gong
-    and Lazebnik 2011, section 2.2). Where the codes are shorter than ``bits``, the missing directions are zeros, which
+    and Lazebnik 2011). Where the codes are shorter than ``bits``, the missing directions are zeros, which
     the rotation fills.
 
     Parameters

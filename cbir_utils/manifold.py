@@ -53,10 +53,10 @@ class DiffusionMap:
         """Join each code with its ``k`` nearest and find the graph's leading eigenvectors.
 
         An edge weighs ``w_ij = exp(-d_ij² / (s_i s_j))``, where ``s_i`` is the distance of i's k-th neighbour (local
-        scaling, Zelnik-Manor and Perona 2004, equation 3); for cosine, ``d²`` is that of the codes at unit length.
+        scaling, Zelnik-Manor and Perona 2004); for cosine, ``d²`` is that of the codes at unit length.
         Either end may name the other its neighbour. With ``P = D⁻¹W`` the walk that steps along an edge with
         a chance proportional to its weight, the codes are P's eigenvectors times their eigenvalues to the power of
-        ``time`` (Coifman and Lafon 2006, definition 8), less the constant one.
+        ``time`` (Coifman and Lafon 2006), less the constant one.
 
         Parameters
         ----------

@@ -118,8 +118,8 @@ def build_deep(input_shape=(28, 28, 1), *, code_length=128, seed=0):
 def build_sparse(input_shape=(28, 28, 1), *, code_length=128, weight=0.02, seed=0):
     """Codes of which most numbers are near zero: loss = reconstruction + weight · Σ_j |z_j| / pixels.
 
-    The codes leave a ReLU, so that a number can be exactly zero (Goodfellow, Bengio and Courville 2016, Deep Learning,
-    section 14.2.1).
+    The codes leave a ReLU, so that a number can be exactly zero (Goodfellow, Bengio and Courville 2016, Deep
+    Learning).
     """
     model = _dense_autoencoder(input_shape, (), code_length, seed, activation="relu")
     image = keras.Input(input_shape, name="image")
@@ -155,7 +155,7 @@ def build_denoising(input_shape=(28, 28, 1), *, code_length=128, noise=0.5, seed
 def build_variational(input_shape=(28, 28, 1), *, code_length=128, seed=0):
     """Codes drawn from a normal distribution: loss = reconstruction + KL(q(z|x) ‖ N(0, 1)) / pixels.
 
-    ``KL = ½ Σ_j (μ_j² + σ_j² - 1 - log σ_j²)`` (Kingma and Welling 2014, appendix B). The decoder is trained on
+    ``KL = ½ Σ_j (μ_j² + σ_j² - 1 - log σ_j²)`` (Kingma and Welling 2014). The decoder is trained on
     ``z = μ + σ ε`` with ε from N(0, 1); the encoder gives the posterior mean μ, and so does ``plain``.
     """
     trunk_and_mean = build_deep(input_shape, code_length=code_length, seed=seed)
