@@ -29,25 +29,32 @@ class Augmentation(keras.layers.Layer):
     stretch, shear : float
         Largest logarithm of the scale along each axis, and largest shear; no unit.
     shift : float
-        Largest shift along each axis, pixels.
+        Largest shift along each axis, in pixels of an image 28 high (on larger images more).
     elastic : float
-        Standard deviation of the displacement of the deformation's grid points, pixels.
+        Standard deviation of the displacement of the deformation's grid points, in the same pixels.
     stroke : float
         Largest weight, in [0, 1], of the image with strokes a pixel wider, or narrower, on each side.
     gamma : float
         Largest logarithm of the exponent of the greys.
+    light : bool
+        Whether the images are dark on light (``Dataset.light``): their negatives are changed then, so that what lies
+        beyond the edge is light too.
     """
 
     def __init__(
-        self, seed=0, *, rotation=0.35, stretch=0.18, shear=0.2, shift=2.5, elastic=1.8, stroke=0.7, gamma=0.5
-    ):
+        self, seed=0, *, rotation=0.35, stretch=0.18, shear=0.2, shift=2.5, elastic=1.8, stroke=0.7, gamma=0.5,
+        light=False,
+    ):  # fmt: skip
         super().__init__()  # a layer, so that Keras carries the generator's state from step to step on every backend
         self.generator = keras.random.SeedGenerator(seed)
         self.rotation, self.stretch, self.shear, self.shift = rotation, stretch, shear, shift
-        self.elastic, self.stroke, self.gamma = elastic, stroke, gamma
+        self.elastic, self.stroke, self.gamma, self.light = elastic, stroke, gamma, light
 
     def call(self, images):
         """One view of each image."""
+        return 1 - self._view(1 - images) if self.light else self._view(images)
+
+    def _view(self, images):
         views = sample(images, *self._positions(images))
         if self.stroke:
             change = self._uniform(images, self.stroke)[..., None]
@@ -59,16 +66,17 @@ class Augmentation(keras.layers.Layer):
     def _positions(self, images):
         """From where each pixel of each view is taken: rows and columns, each ``(N, H, W)``, in pixels."""
         height, width = images.shape[1:3]
+        pixel = height / 28
         y, x = np.mgrid[:height, :width].astype(np.float32)
         y, x = y - (height - 1) / 2, x - (width - 1) / 2
         x = x + self._uniform(images, self.shear) * y
         angle = self._uniform(images, self.rotation)
         sine, cosine = ops.sin(angle), ops.cos(angle)
         y, x = cosine * y - sine * x, sine * y + cosine * x
-        y = y * ops.exp(self._uniform(images, self.stretch)) + self._uniform(images, self.shift)
-        x = x * ops.exp(self._uniform(images, self.stretch)) + self._uniform(images, self.shift)
+        y = y * ops.exp(self._uniform(images, self.stretch)) + self._uniform(images, pixel * self.shift)
+        x = x * ops.exp(self._uniform(images, self.stretch)) + self._uniform(images, pixel * self.shift)
         shape = (2, ops.shape(images)[0], GRID, GRID)
-        bend = self.elastic * keras.random.normal(shape, seed=self.generator)
+        bend = pixel * self.elastic * keras.random.normal(shape, seed=self.generator)
         bend = ops.einsum("hi,cnij,wj->cnhw", _spline(height), bend, _spline(width))
         return y + bend[0] + (height - 1) / 2, x + bend[1] + (width - 1) / 2
 

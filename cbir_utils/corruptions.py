@@ -17,13 +17,14 @@ class Corruption(NamedTuple):
     unit: str  #: of the strength, for the axis of a figure
 
 
-def corrupt(images, kind, strength, *, seed=0):
+def corrupt(images, kind, strength, *, seed=0, light=False):
     """Corrupt images: ``(N, H, W, C)`` uint8 → the same shape, uint8.
 
     ``kind`` is one of ``CORRUPTIONS`` and ``strength`` a number in the unit given there: 0 leaves the images as they
     are. What is random (noise, the sense of a rotation, the direction of a shift, the side that is covered) is drawn
-    for each image from ``seed``. Raises ValueError for images of the wrong form, an unknown kind or a strength out of
-    range.
+    for each image from ``seed``. With ``light`` (``Dataset.light``) the images are dark on light: what is covered or
+    moved in is white then, and wider strokes are wider dark ones. Raises ValueError for images of the wrong form, an
+    unknown kind or a strength out of range.
     """
     images = np.asarray(images)
     if images.ndim != 4 or images.dtype != np.uint8:
@@ -36,14 +37,16 @@ def corrupt(images, kind, strength, *, seed=0):
         raise ValueError(f"the strength of {kind} is a percentage, and {strength} is more than 100")
     if strength == 0:
         return images.copy()
+    if light:
+        return 255 - corrupt(255 - images, kind, strength, seed=seed)
     worse = CORRUPTIONS[kind].apply(images.astype(np.float32), strength, np.random.default_rng(seed))
     return np.round(np.clip(worse, 0, 255)).astype(np.uint8)
 
 
-def sweep(images, measure, *, seed=0):
+def sweep(images, measure, *, seed=0, light=False):
     """``measure(images)`` at every strength of every corruption: ``{kind: [one value per strength]}``."""
     return {
-        kind: [measure(corrupt(images, kind, strength, seed=seed)) for strength in corruption.strengths]
+        kind: [measure(corrupt(images, kind, strength, seed=seed, light=light)) for strength in corruption.strengths]
         for kind, corruption in CORRUPTIONS.items()
     }
 

@@ -49,3 +49,43 @@ def oriented_gradients(images, *, cells=4, orientations=9):
 def _unit(blocks):
     """Scaled to unit length along the last axis; a block without gradients stays zero."""
     return blocks / np.sqrt(np.square(blocks).sum(axis=-1, keepdims=True) + 1e-10)
+
+
+class Projection:
+    """Rows on their leading principal directions: ``(N, D)`` float32 → ``(N, L)`` float32.
+
+    Attributes
+    ----------
+    mean : ndarray
+        ``(D,)``, of the rows that it was fitted to.
+    directions : ndarray
+        ``(L, D)``, of unit length, by falling variance.
+    """
+
+    def __init__(self, mean, directions):
+        self.mean, self.directions = mean, directions
+
+    @classmethod
+    def fit(cls, rows, length, *, seed=0):
+        """PCA of ``(N, D)`` rows with ``length`` directions, fewer if the rows have not so many (Jolliffe 2002)."""
+        from sklearn.decomposition import PCA  # only here: loading what was fitted should be quick
+
+        pca = PCA(min(length, *rows.shape), random_state=seed).fit(rows)
+        return cls(pca.mean_, pca.components_)
+
+    def __call__(self, rows):
+        return ((rows - self.mean) @ self.directions.T).astype(np.float32)
+
+    def restore(self, codes):
+        """Rows from codes, ``(N, L)`` → ``(N, D)`` float32: what the directions kept of them."""
+        return (codes @ self.directions + self.mean).astype(np.float32)
+
+    def save(self, path):
+        """Write it to ``path`` (``.npz``)."""
+        np.savez(path, mean=self.mean, directions=self.directions)
+
+    @classmethod
+    def load(cls, path):
+        """Read what :meth:`save` wrote."""
+        with np.load(path, allow_pickle=False) as stored:
+            return cls(stored["mean"], stored["directions"])

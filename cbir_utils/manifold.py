@@ -103,14 +103,15 @@ class DiffusionMap:
         """The database's new codes, ``(N, M)`` float32."""
         return (self.eigenvectors * self._weights).astype(np.float32)
 
-    def embed(self, queries):
+    def embed(self, queries, *, exclude_self=None):
         """The new codes of queries: ``(Q, D)`` float32, or ``(D,)``, → ``(Q, M)`` float32.
 
         A query is joined to its ``k`` nearest database codes and takes the mean of their eigenvectors, weighted by its
         edges and divided by the eigenvalues (the Nyström extension, Bengio et al. 2004). No query sees another: one
-        alone gets the code that it gets in a batch.
+        alone gets the code that it gets in a batch. ``exclude_self`` gives the row of each query, for queries that are
+        in the database: they enter as if they were not.
         """
-        hits = self.index.search(queries, self.k)
+        hits = self.index.search(queries, self.k, exclude_self=exclude_self)
         own = _scale(hits.distances, self.index.metric)
         weights = _edge_weights(hits.distances, own[:, None], self.scales[hits.ids], self.index.metric)
         weights /= weights.sum(axis=1, keepdims=True)

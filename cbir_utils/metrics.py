@@ -136,18 +136,33 @@ def per_query(rankings, labels_queries, labels_database):
     return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
 
 
-def summarize(values, *, n_database, seeds):
-    """The means over queries, the 95 % interval of mAP and the protocol, for a row of ``metrics.json``.
+def summarize(trainings, *, n_database, first_seed, own_rows=None):
+    """The means over queries and trainings, the 95 % interval of mAP and the protocol: a row of ``metrics.json``.
 
-    ``values`` is what :func:`per_query` returns, ``n_database`` the number of images searched, ``seeds`` those of the
-    trainings behind the row. Queries without a relevant image are left out of R-precision and mAP.
+    Parameters
+    ----------
+    trainings : list of dict
+        What :func:`per_query` returns, one for each training; the interval is over queries, after taking each query's
+        mean over the trainings. Queries without a relevant image are left out of R-precision and mAP.
+    n_database : int
+        The number of images searched.
+    first_seed : int
+        Of the first training; the others' follow it.
+    own_rows : ndarray, optional
+        ``Dataset.own_rows``: given where each query was left out of its own ranking.
     """
+    values = {name: np.mean([training[name] for training in trainings], axis=0) for name in trainings[0]}
     row = {name: float(np.nanmean(v)) for name, v in values.items() if name != "AP"}
     row["mAP"] = float(np.nanmean(values["AP"]))
     row["mAP_interval"] = list(bootstrap_interval(values["AP"]))
-    row["seeds"] = list(seeds)
+    row["mAP_by_seed"] = [float(np.nanmean(training["AP"])) for training in trainings]
+    row["seeds"] = seeds = list(range(first_seed, first_seed + len(trainings)))
+    if own_rows is None:
+        against = f"against a database of {n_database:,} images, fitted on the database only"
+    else:
+        against = f"each against the other {n_database - 1:,} images of the folder that it is in"
     row["protocol"] = (
-        f"{len(values['AP']):,} queries against a database of {n_database:,} images, fitted on the database only, "
+        f"{len(values['AP']):,} queries {against}, "
         f"without labels; average precision over the full ranking; 95 % bootstrap interval over queries; "
         f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}."
     )

@@ -261,6 +261,16 @@ def _print_summary(project_run):
         print("\n".join(f"  {os.path.relpath(path)}" for path in figures))
 
 
+def stop_without_labels(data):
+    """End the notebook that calls this, quietly, if the dataset has no labels: what follows the call needs them.
+
+    Papermill takes an exit with status 0 for a good end.
+    """
+    if data.database.labels is None:
+        print(f"{data.name} has no labels: this notebook ends here, and nothing is missing but the evaluation")
+        raise SystemExit(0)
+
+
 # -- tables -----------------------------------------------------------------------------------------------------
 
 

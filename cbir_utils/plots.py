@@ -53,18 +53,24 @@ def show_code(ax, code, limit):
 # -- the dataset (paper, figure 6) ------------------------------------------------------------------------------
 
 
-def image_grid(images, labels, class_names, *, columns=10):
-    """A grid of images, one row per class: the first of each class in the dataset's order."""
-    classes = np.unique(labels)
+def image_grid(images, labels, class_names, *, rows=10, columns=10):
+    """A grid of images: a row for each of the first classes, with its first images; without labels the first images."""
     height, width = images.shape[1:3]
-    grid = np.full((len(classes) * (height + 2), columns * (width + 2), *images.shape[3:]), 255, np.uint8)
-    for row, label in enumerate(classes):
-        for column, i in enumerate(np.flatnonzero(labels == label)[:columns]):
+    if labels is None:
+        first = np.arange(min(rows * columns, len(images)))
+        members = [first[start : start + columns] for start in range(0, len(first), columns)]
+        names = [""] * len(members)
+    else:
+        classes = np.unique(labels)[:rows]
+        members, names = [np.flatnonzero(labels == c) for c in classes], [class_names[c] for c in classes]
+    grid = np.full((len(members) * (height + 2), columns * (width + 2), *images.shape[3:]), 255, np.uint8)
+    for row, those in enumerate(members):
+        for column, i in enumerate(those[:columns]):
             y, x = row * (height + 2) + 1, column * (width + 2) + 1
             grid[y : y + height, x : x + width] = images[i]
     figure, ax = plt.subplots(figsize=(0.75 * columns + 1, 0.75 * columns * grid.shape[0] / grid.shape[1] + 0.8))
     show_image(ax, grid)
-    ax.set_yticks((np.arange(len(classes)) + 0.5) * (height + 2), [class_names[c] for c in classes], fontsize=14)
+    ax.set_yticks((np.arange(len(names)) + 0.5) * (height + 2), names, fontsize=14)
     ax.tick_params(length=0)
     return figure
 
@@ -166,7 +172,8 @@ def codes_on_three_axes(points, labels, class_names, shares):
     for label in np.unique(labels):
         x, y, z = points[labels == label].T
         colour = CLASS_COLOURS[label % len(CLASS_COLOURS)]
-        ax.scatter(x, y, z, s=45, marker=f"${class_names[label][:2]}$", color=colour, alpha=0.75, linewidths=0.4)
+        name = class_names[label][:2] if class_names[label][:2].isalnum() else str(label)  # "$_$" cannot be typeset
+        ax.scatter(x, y, z, s=45, marker=f"${name}$", color=colour, alpha=0.75, linewidths=0.4)
     for axis, share, name in zip((ax.xaxis, ax.yaxis, ax.zaxis), shares, "123", strict=True):
         axis.set_label_text(f"axis {name} ({100 * share:.0f} %)")
         axis.set_ticklabels([])

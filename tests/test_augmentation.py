@@ -52,13 +52,20 @@ def test_each_change_works_by_itself(images, name):
     assert np.abs(views - images).mean() > 0.003
 
 
-def test_a_shift_stays_within_its_reach():
-    dots = np.zeros((200, 21, 21, 1), np.float32)
-    dots[:, 10, 10] = 1
+@pytest.mark.parametrize("side", [28, 56])
+def test_a_shift_stays_within_its_reach_in_pixels_of_an_image_28_high(side):
+    dots = np.zeros((200, side, side, 1), np.float32)
+    dots[:, side // 2, side // 2] = 1
     views = np.asarray(Augmentation(0, **{**STILL, "shift": 2.5})(dots))[..., 0]
     views = np.where(views > 1e-3, views, 0)
-    rows = (views.sum(axis=2) @ np.arange(21)) / views.sum(axis=(1, 2)) - 10
+    rows = ((views.sum(axis=2) @ np.arange(side)) / views.sum(axis=(1, 2)) - side // 2) * 28 / side
     assert 2 < np.abs(rows).max() <= 2.6 and abs(rows.mean()) < 0.5
+
+
+def test_views_of_dark_on_light_are_negatives_of_views_of_light_on_dark(images):
+    views = np.asarray(Augmentation(0)(images))
+    light = np.asarray(Augmentation(0, light=True)(1 - images))
+    np.testing.assert_allclose(light, 1 - views, atol=1e-6)
 
 
 def test_a_stroke_grows_by_a_pixel_on_each_side(images):

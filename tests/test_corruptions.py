@@ -30,6 +30,13 @@ def test_more_strength_means_more_change(images, kind):
     assert all(later > earlier for earlier, later in zip(change, change[1:], strict=False))
 
 
+@pytest.mark.parametrize("kind", CORRUPTIONS)
+def test_dark_on_light_is_the_negative_of_light_on_dark(images, kind):
+    strongest = CORRUPTIONS[kind].strengths[-1]
+    light = corrupt(255 - images, kind, strongest, light=True)
+    np.testing.assert_array_equal(light, 255 - corrupt(images, kind, strongest))
+
+
 def test_noise_has_the_standard_deviation_asked_for():
     grey = np.full((50, 28, 28, 1), 128, np.uint8)
     assert abs(corrupt(grey, "noise", 0.1).std() / 255 - 0.1) < 0.002

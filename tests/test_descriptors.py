@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from cbir_utils.datasets import load_dataset
-from cbir_utils.descriptors import oriented_gradients, pixels
+from cbir_utils.descriptors import Projection, oriented_gradients, pixels
 
 
 @pytest.fixture(scope="module")
@@ -57,3 +57,23 @@ def test_pixels_are_the_rows_of_the_image(images):
     rows = pixels(images)
     assert rows.shape == (3, 784) and rows.dtype == np.float32
     np.testing.assert_allclose(rows[1, 28 * 5 + 7], images[1, 5, 7, 0] / 255)
+
+
+def test_a_projection_keeps_the_directions_of_greatest_variance(tmp_path):
+    """Held to the eigenvectors of the covariance matrix."""
+    rng = np.random.default_rng(0)
+    rows = (rng.standard_normal((200, 6)) * [5, 1, 4, 1, 1, 3] + 2).astype(np.float32)
+    projection = Projection.fit(rows, 3)
+    values, vectors = np.linalg.eigh(np.cov(rows.T))
+    slow = (rows - rows.mean(axis=0)) @ vectors[:, ::-1][:, :3]
+    codes = projection(rows)
+    assert codes.shape == (200, 3) and codes.dtype == np.float32
+    np.testing.assert_allclose(np.abs(codes), np.abs(slow), atol=1e-3)
+    error = np.square(projection.restore(codes) - rows).sum(axis=1).mean()
+    assert error == pytest.approx(values[:3].sum() * 199 / 200, rel=1e-3)  # what the other directions hold
+    projection.save(tmp_path / "projection.npz")
+    np.testing.assert_array_equal(Projection.load(tmp_path / "projection.npz")(rows), codes)
+
+
+def test_a_projection_has_no_more_directions_than_the_rows():
+    assert Projection.fit(np.eye(4, 9, dtype=np.float32), 64)(np.zeros((1, 9), np.float32)).shape == (1, 4)

@@ -46,6 +46,19 @@ def test_eigenpairs_are_those_of_the_slow_walk():
     np.testing.assert_allclose(fast.codes, fast.eigenvectors * weights, rtol=1e-5, atol=1e-7)
 
 
+def test_an_image_of_the_database_can_enter_as_if_it_were_not_there():
+    """By the slow walk, which has no edge from a row to itself: one step of it to the neighbours that the row names."""
+    codes = ring()
+    fast = DiffusionMap.fit(codes, k=5, dimensions=8, time=3, metric="euclidean")
+    _, scale, distance = slow_walk(codes, 5)
+    nearest = [j for j in np.argsort(distance[20], kind="stable") if j != 20][:5]
+    weights = np.array([np.exp(-(distance[20, j] ** 2) / (scale[20] * scale[j])) for j in nearest])
+    mean = weights @ fast.eigenvectors[nearest] / weights.sum()
+    slow = mean * (fast.eigenvalues / fast.eigenvalues[0]) ** 3 / fast.eigenvalues
+    np.testing.assert_allclose(fast.embed(codes[[20]], exclude_self=[20])[0], slow, rtol=1e-4, atol=1e-6)
+    assert not np.allclose(fast.embed(codes[[20]])[0], slow, rtol=1e-4, atol=1e-6)
+
+
 def test_a_query_is_the_nystroem_mean_of_its_neighbours():
     codes, query = ring(), np.array([0.9, 0.5], np.float32)
     fast = DiffusionMap.fit(codes, k=5, dimensions=8, time=3, metric="euclidean")

@@ -163,14 +163,23 @@ def test_summarize_averages_the_queries_that_have_something_to_find():
     # mAP = (5/6 + 23/36 + 1/4 + 1) / 4 = (98/36) / 4 = 49/72.
     ap = metrics.average_precision(RANKINGS)
     values = {"P@1": metrics.precision_at_k(RANKINGS, 1), "R-precision": metrics.r_precision(RANKINGS), "AP": ap}
-    row = metrics.summarize(values, n_database=60_000, seeds=[3])
+    row = metrics.summarize([values], n_database=60_000, first_seed=3)
     assert list(row)[:4] == ["P@1", "R-precision", "mAP", "mAP_interval"]
     assert [row["P@1"], row["R-precision"], row["mAP"]] == pytest.approx([2 / 5, 13 / 24, 49 / 72])
     assert row["mAP_interval"] == list(metrics.bootstrap_interval(ap))
-    assert row["seeds"] == [3]
+    assert row["seeds"] == [3] and row["mAP_by_seed"] == pytest.approx([49 / 72])
     for fact in ("5 queries", "60,000 images", "seed 3"):
         assert fact in row["protocol"]
     assert json.loads(json.dumps(row)) == row
+
+
+def test_summarize_takes_the_mean_over_trainings_and_says_that_queries_were_left_out():
+    # Two trainings of two queries: AP (1, 1/2) and (1/2, 0), so each query's mean is (3/4, 1/4) and mAP 1/2.
+    trainings = [{"AP": np.array([1, 0.5])}, {"AP": np.array([0.5, 0])}]
+    row = metrics.summarize(trainings, n_database=2, first_seed=4, own_rows=np.arange(2))
+    assert row["mAP"] == 0.5 and row["mAP_by_seed"] == [0.75, 0.25] and row["seeds"] == [4, 5]
+    assert row["mAP_interval"] == list(metrics.bootstrap_interval([0.75, 0.25]))
+    assert "each against the other 1 images" in row["protocol"] and "seeds 4, 5" in row["protocol"]
 
 
 # -- ties ------------------------------------------------------------------------------------------------------------
