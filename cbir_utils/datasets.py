@@ -1,4 +1,4 @@
-"""Images to search: bundled digits, MNIST and its family of IDX files, and drawn shapes.
+"""Images to search: bundled digits, MNIST and its family of IDX files, folders of images, and drawn shapes.
 
 Every source gives the same thing, a :class:`Dataset`: a *database* split (the images searched) and a *query*
 split, as ``uint8`` images, with labels that only the evaluation may look at.
@@ -7,18 +7,25 @@ split, as ``uint8`` images, with labels that only the evaluation may look at.
 import gzip
 import hashlib
 import http.client
+import json
 import os
+import re
 import urllib.request
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from cbir_utils.artifacts import atomic_path
+from cbir_utils.artifacts import atomic_path, sha256, write_json
+from cbir_utils.image_files import UnreadableImageError, list_files, read_folder
 
 #: The sources that :func:`load_dataset` knows by name.
 SOURCES = ("digits", "mnist", "fashion_mnist", "shapes")
+
+#: Of a folder with more images than this, so many are the queries.
+MAX_QUERIES = 10_000
 
 DIGIT_NAMES = tuple("0123456789")
 FASHION_NAMES = (
@@ -71,7 +78,13 @@ class Dataset:
     """A database to search and the queries to search it with.
 
     ``class_names[label]`` names a class; ``content_hash`` is a SHA-256 over all four arrays, their shapes
-    and dtypes, so that two runs can tell whether they saw the same data.
+    and dtypes, so that two runs can tell whether they saw the same data. Of a folder of images it covers the
+    images of the database and their ids, which the rest follows from.
+
+    ``ids`` names the images of the database (of a folder: their relative paths), ``None`` where they have no names.
+    ``own_rows`` is ``(Q,)`` int64, each query's row in the database (``exclude_self`` of the evaluation), ``None``
+    where queries and database are apart. ``rejects`` are the files of a folder that could not be read, as pairs
+    ``(id, reason)``.
     """
 
     name: str
@@ -79,22 +92,41 @@ class Dataset:
     queries: Split
     class_names: tuple[str, ...]
     content_hash: str
+    ids: tuple[str, ...] | None = None
+    own_rows: np.ndarray | None = None
+    rejects: tuple[tuple[str, str], ...] = ()
+
+    @cached_property
+    def light(self):
+        """Whether the background is light: the median of the outermost pixels of the first 2,000 images is over 127."""
+        images = self.database.images[:2000]
+        edges = (images[:, 0], images[:, -1], images[:, :, 0], images[:, :, -1])
+        return bool(np.median(np.concatenate([edge.ravel() for edge in edges])) > 127)
 
 
-def load_dataset(source, *, path=None, seed=0):
-    """Load a dataset by name, or a folder of IDX files by its path.
+def load_dataset(source, *, path=None, seed=0, size=None, labels=False):
+    """Load a dataset by name, or a folder of IDX files or of images by its path.
+
+    In a folder of images every image is in the database, and the queries are the same images: all of them, or of more
+    than ``MAX_QUERIES`` so many, chosen by the SHA-256 of their ids. Which files are read, and how they are fitted to
+    one size, is said in :mod:`cbir_utils.image_files`. The folder may also be a packed one (:func:`pack_folder`).
 
     Parameters
     ----------
     source : str or Path
         ``"digits"`` (bundled with scikit-learn), ``"mnist"``, ``"fashion_mnist"``, ``"shapes"`` (drawn), or
-        a folder with IDX files of the MNIST family, plain or gzipped (``*train*-images-*`` and so on). IDX
-        images are taken as stored (EMNIST's are transposed there).
+        a folder with IDX files of the MNIST family, plain or gzipped (``*train*-images-*`` and so on), or else
+        with images, also in folders of its own. IDX images are taken as stored (EMNIST's are transposed there).
     path : str or Path, optional
         For ``mnist`` the ``.npz`` file, for it and ``fashion_mnist`` the folder of IDX files: looked at instead of
         the usual places.
     seed : int
         For ``shapes``: the seed they are drawn from.
+    size : int, optional
+        For a folder of images: the side of the squares they are fitted to; by default 28 for grey, 32 for colour.
+    labels : bool
+        For a folder of images: whether the folder that an image lies in names its class (``"."`` for the folder
+        itself). By default there are no labels.
 
     Returns
     -------
@@ -107,20 +139,42 @@ def load_dataset(source, *, path=None, seed=0):
         If the data cannot be found, are damaged, or are not what the name says. Nothing is ever
         substituted for a dataset that is missing.
     """
+    kind = folder_kind(source)
+    if kind != "images" and (size is not None or labels):
+        raise DatasetError(f"size and labels are for a folder of images, and {source} is not one; leave them out")
     if source == "digits":
         return _digits()
     if source == "shapes":
         return _shapes(seed)
     if source in ("mnist", "fashion_mnist"):
         return _mnist_like(str(source), path)
+    if kind is None:
+        raise DatasetError(
+            f"there is no dataset {str(source)!r}: choose one of {', '.join(SOURCES)}, "
+            "or give a folder of IDX files or images"
+        )
     folder = Path(source)
-    if folder.is_dir() and folder.resolve().name in SOURCES:
-        raise DatasetError(f"{folder}: a folder may not be named like a dataset ({', '.join(SOURCES)}); rename it")
-    if folder.is_dir():
-        return _make_dataset(folder.resolve().name, *_read_idx_folder(folder))
-    raise DatasetError(
-        f"there is no dataset {str(source)!r}: choose one of {', '.join(SOURCES)}, or give a folder of IDX files"
-    )
+    if kind == "packed":
+        return _load_packed(folder)
+    if kind == "idx":
+        return _make_dataset(_folder_name(folder), *_read_idx_folder(folder))
+    return _folder_dataset(_folder_name(folder), *_read_images(folder, size=size), labels)
+
+
+def folder_kind(source):
+    """What a source given to :func:`load_dataset` is as a folder.
+
+    ``"packed"`` (by :func:`pack_folder`), ``"idx"`` (it holds IDX files), ``"images"`` (any other folder), or ``None``
+    for the name of a dataset and for what is no folder.
+    """
+    if source in SOURCES or not Path(source).is_dir():
+        return None
+    folder = Path(source)
+    note = folder / "dataset.json"
+    # A folder of somebody's images may hold a dataset.json of its own.
+    if note.is_file() and ((folder / "images.npy").exists() or b'"content_hash"' in note.read_bytes()):
+        return "packed"
+    return "idx" if any(re.search("(images|labels)-idx", path.name) for path in folder.iterdir()) else "images"
 
 
 def scale(images):
@@ -362,6 +416,162 @@ def _read_idx_folder(folder):
                 )
         arrays += [images, labels]
     return arrays
+
+
+# -- folders of images ------------------------------------------------------------------------------------------
+
+
+def pack_folder(folder, target, *, size=None, labels=False, progress=None):
+    """Read a folder of images once and keep them in ``target``, from where :func:`load_dataset` takes them at once.
+
+    ``target`` gets ``images.npy``, ``(N, H, W, C)`` uint8, and ``dataset.json`` with the rest of the dataset. Where
+    both are there already, made with the same ``size`` and ``labels`` from files of the same names, sizes and times
+    of change, nothing is read again.
+
+    Parameters
+    ----------
+    folder, size, labels
+        As for :func:`load_dataset`.
+    target : str or Path
+        The folder to keep them in; it is made if need be, and must not lie in ``folder``.
+    progress : callable, optional
+        Called now and then as ``progress(done, total)``, in files.
+
+    Returns
+    -------
+    Dataset
+        That of ``load_dataset(folder, size=size, labels=labels)``, with the images memory-mapped, read-only.
+
+    Raises
+    ------
+    DatasetError
+        As from :func:`load_dataset`.
+    """
+    folder, target = Path(folder), Path(target)
+    name = _folder_name(folder)
+    made_from = {"name": name, "size": size, "labelled": labels, "signature": _signature(folder)}
+    if _packed_from(target) == made_from:
+        try:
+            return _load_packed(target)
+        except DatasetError:
+            pass  # damaged: it is made anew
+    target.mkdir(parents=True, exist_ok=True)
+    with atomic_path(target / "images.npy") as partial:
+        images, ids, rejects = _read_images(folder, size=size, progress=progress, path=partial)
+        dataset = _folder_dataset(name, images, ids, rejects, labels)
+    note = {
+        **made_from,
+        "content_hash": dataset.content_hash,
+        "sha256": sha256(target / "images.npy"),
+        "labels": list(dataset.class_names) if labels else None,
+        "ids": ids,
+        "rejects": rejects,
+    }
+    write_json(target / "dataset.json", note)
+    return dataset
+
+
+def _folder_name(folder):
+    """A folder's name, which is that of its dataset and its run."""
+    name = folder.resolve().name
+    if name in SOURCES:
+        raise DatasetError(f"{folder}: a folder may not be named like a dataset ({', '.join(SOURCES)}); rename it")
+    return name
+
+
+def _read_images(folder, **how):
+    """:func:`read_folder`, but with errors that speak of a dataset, and at least two images."""
+    try:
+        read = read_folder(folder, **how)
+    except UnreadableImageError as error:
+        raise DatasetError(
+            f"{folder} is no dataset: it holds no IDX files (such as train-images-idx3-ubyte.gz), and {error}"
+        ) from error
+    if len(read.ids) < 2:
+        raise DatasetError(
+            f"{folder} holds one readable image ({read.ids[0]}), and a search needs two or more; add some"
+        )
+    return read
+
+
+def _folder_dataset(name, images, ids, rejects, labelled, content_hash=None):
+    """The dataset of a folder's images: see :func:`load_dataset` for what is a query and what a class."""
+    class_names, labels = (), None
+    if labelled:
+        classes = [str(PurePosixPath(i).parent) for i in ids]
+        class_names = tuple(sorted(set(classes)))
+        number = {name: label for label, name in enumerate(class_names)}
+        labels = np.array([number[name] for name in classes], np.int64)
+    database = queries = Split(images, labels)
+    rows = np.arange(len(ids))
+    if len(ids) > MAX_QUERIES:
+        by_hash = sorted(rows, key=lambda row: hashlib.sha256(_as_bytes(ids[row])).digest())
+        rows = np.sort(by_hash[:MAX_QUERIES])
+        queries = Split(images[rows], labels[rows] if labelled else None)
+    content_hash = content_hash or _content_hash(images, ids)
+    return Dataset(name, database, queries, class_names, content_hash, tuple(ids), rows, tuple(rejects))
+
+
+def _content_hash(images, ids):
+    """SHA-256 over a folder's images ``(N, H, W, C)`` uint8 and their ids."""
+    digest = hashlib.sha256(f"{images.dtype}{images.shape}".encode())
+    for start in range(0, len(images), 1000):  # memory-mapped images are read piece by piece
+        digest.update(np.ascontiguousarray(images[start : start + 1000]).data)
+    digest.update(b"\0".join(_as_bytes(i) for i in ids))  # no file name holds a zero byte
+    return digest.hexdigest()
+
+
+def _as_bytes(name):
+    """A file's name as bytes, also where it is not valid UTF-8."""
+    return name.encode(errors="surrogateescape")
+
+
+def _signature(folder):
+    """SHA-256 over what the file system says of a folder's files: it changes when a file is added, changed or removed.
+
+    Nothing is opened, so this takes about a second for 100,000 files.
+    """
+    try:
+        ids, rejects = list_files(folder)
+    except UnreadableImageError as error:
+        raise DatasetError(str(error)) from error
+    digest = hashlib.sha256(repr(rejects).encode(errors="surrogateescape"))
+    for name in ids:
+        try:
+            facts = os.stat(folder / name)
+            digest.update(_as_bytes(f"{name}\0{facts.st_size}\0{facts.st_mtime_ns}\0"))
+        except OSError:  # removed since it was listed: reading will tell
+            digest.update(_as_bytes(f"{name}\0"))
+    return digest.hexdigest()
+
+
+def _packed_from(target):
+    """What the packed images in ``target`` were made from, or ``None`` if there are none."""
+    try:
+        note = json.loads((target / "dataset.json").read_text())
+        return {key: note[key] for key in ("name", "size", "labelled", "signature")}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _load_packed(target):
+    """The dataset that :func:`pack_folder` left in ``target``, its images memory-mapped, read-only."""
+    path, again = target / "images.npy", "run the command that made it again"
+    try:
+        note = json.loads((target / "dataset.json").read_text())
+        name, content_hash, ids = str(note["name"]), str(note["content_hash"]), tuple(note["ids"])
+        rejects = tuple((file, reason) for file, reason in note["rejects"])
+        labelled, noted = note["labels"] is not None, note["sha256"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DatasetError(f"{target / 'dataset.json'} is damaged; {again}") from error
+    if not path.is_file():
+        raise DatasetError(f"{path} is missing; {again}")
+    if sha256(path) != noted:
+        raise DatasetError(f"{path} differs from its hash in dataset.json (damaged or changed); {again}")
+    images = np.load(path, mmap_mode="r", allow_pickle=False)
+    if images.dtype != np.uint8 or images.ndim != 4 or len(images) != len(ids):
+        raise DatasetError(f"{path} holds other images than dataset.json says; {again}")
+    return _folder_dataset(name, images, ids, rejects, labelled, content_hash)
 
 
 # -- drawn shapes -----------------------------------------------------------------------------------------------
