@@ -122,6 +122,8 @@ class Run:
 
     def _remedy(self, start, stop, manifest):
         words = [sys.executable, "-m", "cbir_utils", "run", "--dataset", manifest.get("source", self.dataset)]
+        words += ["--size", str(manifest["size"])] if manifest.get("size") else []
+        words += ["--labels"] if manifest.get("labels") else []
         words += ["--profile", manifest.get("profile", "workshop"), "--from", start, "--to", stop]
         return f"`{shlex.join([*words, '--results', str(self.results.resolve())])}`"
 

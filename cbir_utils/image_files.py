@@ -333,7 +333,7 @@ def _why_not_opened(entry, root):
     except OSError as error:
         return "a link that leads nowhere" if entry.is_symlink() else _reason(error)
     if entry.is_symlink():
-        if not os.path.realpath(entry.path).startswith(os.path.join(root, "")):
+        if not os.path.join(os.path.realpath(entry.path), "").startswith(os.path.join(root, "")):
             return "a link that leaves the folder"
         if stat.S_ISDIR(mode):
             return "a link to a folder; its files are read where they lie"

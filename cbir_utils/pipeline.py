@@ -3,6 +3,7 @@
 import argparse
 import ast
 import difflib
+import json
 import os
 import re
 import shlex
@@ -10,13 +11,15 @@ import shutil
 import sys
 import threading
 import time
+from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
 
 import yaml
 
 from cbir_utils.artifacts import ArtifactError, Run, atomic_path
-from cbir_utils.datasets import SOURCES
+from cbir_utils.datasets import SOURCES, DatasetError, folder_kind, pack_folder
+from cbir_utils.image_files import save_rejects
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
@@ -203,6 +206,7 @@ def run(arguments):
             raise UsageError(f"there is no dataset {source!r}: choose one of {', '.join(SOURCES)}, or give a folder")
         source = str(Path(source).resolve())
     results = Path(arguments.results).resolve()
+    of_images = _is_folder_of_images(source, arguments, results)
     for name in {"CBIR_DATA_HOME", "KERAS_HOME"} & os.environ.keys():
         os.environ[name] = os.path.abspath(os.environ[name])  # the notebooks run in another folder
     notebooks = select_notebooks(arguments.start, arguments.stop)
@@ -210,14 +214,16 @@ def run(arguments):
     own = dict(parse_assignment(text) for text in arguments.parameter)
     for name in {"dataset", "results"} & own.keys():
         raise UsageError(f"give the {name} as --{name}, not with -p")
-    everywhere = {"dataset": source, "results": str(results)}
+    project_run = Run(Path(source).name, results)
+    everywhere = {"dataset": str(project_run.path("dataset")) if of_images else source, "results": str(results)}
     chosen = assign_parameters({**everywhere, **own}, notebooks, every)
     # For every notebook: a wrong name in the profile is an error whatever is run.
     of_profile = assign_parameters(load_profile(arguments.profile), every, every)
 
-    project_run = Run(Path(source).name, results)
     with project_run.exclusive():
-        project_run.record(source=source, profile=arguments.profile)
+        if of_images:
+            _pack(source, arguments, project_run)
+        project_run.record(source=source, profile=arguments.profile, size=arguments.size, labels=arguments.labels)
         for number, notebook in enumerate(notebooks, 1):
             parameters = {**of_profile[notebook], **chosen[notebook]}
             output = project_run.path(f"notebooks/{notebook.name}")
@@ -240,10 +246,60 @@ def run(arguments):
     return 0
 
 
+def _is_folder_of_images(source, arguments, results):
+    """Whether ``source`` is a folder of images; raises :class:`UsageError` for what does not go together."""
+    kind = folder_kind(source)
+    if kind == "packed":
+        raise UsageError(f"{source} is what a run keeps of a folder of images; give the folder itself")
+    if kind != "images" and (arguments.size is not None or arguments.labels):
+        raise UsageError(f"--size and --labels are for a folder of images, and {source} is not one; leave them out")
+    if arguments.size is not None and not 8 <= arguments.size <= 256:
+        raise UsageError(f"--size {arguments.size}: images can be fitted to squares of 8 to 256 pixels")
+    if kind == "images" and results.is_relative_to(source):
+        raise UsageError(
+            f"the results folder {results} lies in the folder of images, and its figures would become images; "
+            "choose another with --results"
+        )
+    return kind == "images"
+
+
+def _pack(source, arguments, project_run):
+    """Read the folder of images ``source`` once for all notebooks, and say which files could not be read."""
+    start, on_terminal = time.perf_counter(), sys.stdout.isatty()
+
+    def progress(done, total):
+        if on_terminal:
+            text = f"[read] {done:,} of {total:,} files"
+            print(f"\r{text:<32} {time.perf_counter() - start:7.0f} s", end="", flush=True)
+
+    try:
+        with _stderr_to(os.devnull):  # where libtiff writes about damaged files; here they become rejects
+            data = pack_folder(
+                source, project_run.path("dataset"), size=arguments.size, labels=arguments.labels, progress=progress
+            )
+    except DatasetError as error:
+        raise UsageError(str(error)) from error
+    n, rejects, csv = len(data.database), data.rejects, project_run.path("rejects.csv")
+    text = f"[read] {n:,} images" + (f", {len(rejects):,} rejected (rejects.csv)" if rejects else "")
+    again = "\r" if on_terminal else ""
+    print(f"{again}{text:<32} {time.perf_counter() - start:7.1f} s", flush=True)
+    if rejects or csv.exists():  # one from before would name files that are read now
+        with project_run.writing("rejects.csv") as partial:
+            save_rejects(partial, rejects)
+    if rejects:
+        common = Counter(reason for _, reason in rejects).most_common(3)
+        other = len(rejects) - sum(count for _, count in common)
+        reasons = [f"{count:,} {reason}" for reason, count in common] + ([f"{other:,} other"] if other else [])
+        print(f"{len(rejects):,} of {n + len(rejects):,} files are left out ({'; '.join(reasons)}): see {csv}")
+
+
 def _resume(arguments, remaining):
     """The command that runs the ``remaining`` notebooks, with those of the parameters that they declare."""
     known = {name for notebook in remaining for name in declared_parameters(notebook)}
-    words = [sys.executable, "-m", "cbir_utils", "run", "--dataset", arguments.dataset, "--profile", arguments.profile]
+    words = [sys.executable, "-m", "cbir_utils", "run", "--dataset", arguments.dataset]
+    words += ["--size", str(arguments.size)] if arguments.size else []
+    words += ["--labels"] if arguments.labels else []
+    words += ["--profile", arguments.profile]
     words += ["--from", remaining[0].name[:2], "--to", arguments.stop, "--results", arguments.results]
     for text in arguments.parameter:
         if parse_assignment(text)[0] in known:
@@ -416,6 +472,97 @@ def readme(arguments):
     return 0
 
 
+# -- searching a finished run ---------------------------------------------------------------------------------------
+
+
+def _finished_run(folder):
+    """The run kept in ``folder``, such as ``results/digits``, and its dataset."""
+    from cbir_utils.retrieval import run_data
+
+    folder = Path(folder).resolve()
+    project_run = Run(folder.name, folder.parent)
+    try:
+        return project_run, run_data(project_run)
+    except DatasetError as error:
+        raise UsageError(str(error)) from error
+
+
+def query(arguments):
+    """``cbir query``: print the images nearest to an image file, and draw them."""
+    from cbir_utils.image_files import UnreadableImageError, read_image
+    from cbir_utils.retrieval import Retriever, fit_query
+
+    project_run, data = _finished_run(arguments.results)
+    try:
+        image = read_image(arguments.image, data.database.images.shape[1:])
+    except UnreadableImageError as error:
+        raise UsageError(f"{arguments.image}: {error}") from error
+    retriever = Retriever(project_run, data, arguments.method, arguments.metric)
+    if not 1 <= arguments.k <= len(retriever):
+        raise UsageError(f"-k must be from 1 to the {len(retriever)} images of the run, not {arguments.k}")
+    as_searched = fit_query(image, data)
+    hits = retriever.search(as_searched[None], arguments.k)
+    found = [
+        {"rank": rank, "id": retriever.ids[row], "distance": round(float(distance), 6)}
+        for rank, (row, distance) in enumerate(zip(hits.ids[0], hits.distances[0], strict=True), 1)
+    ]
+    picture = Path(arguments.picture or project_run.path(f"queries/{Path(arguments.image).stem}.png"))
+    _draw_hits(as_searched, retriever.images[hits.ids[0]], hits.distances[0], picture)
+    answer = {
+        "query": arguments.image, "negative": as_searched is not image, "method": retriever.method,
+        "metric": retriever.metric, "encoder": retriever.encoder_hash, "hits": found, "picture": str(picture),
+    }  # fmt: skip
+    if arguments.json:
+        print(json.dumps(answer, indent=2))
+        return 0
+    encoder = f"encoder {retriever.encoder_hash[:12]}" if retriever.encoder_hash else "no encoder"
+    print(f"method {retriever.method}, {retriever.metric} distance, {encoder}, {len(retriever):,} images")
+    if answer["negative"]:
+        print("searched as its negative: the database's background is " + ("light" if data.light else "dark"))
+    for hit in found:
+        print(f"{hit['rank']:>4}  {hit['distance']:.4f}  {hit['id']}")
+    print(f"picture: {os.path.relpath(picture)}")
+    return 0
+
+
+def _draw_hits(image, hits, distances, path):
+    """Write a picture of a query and its hits."""
+    from cbir_utils import plots
+
+    if path.suffix.lower() != ".png":
+        raise UsageError(f"--picture {path}: the picture is a PNG file; give a name that ends with .png")
+    plots.use_style()
+    figure = plots.query_and_hits(image, hits, distances)
+    with atomic_path(path) as partial:
+        figure.savefig(partial)
+
+
+def add(arguments):
+    """``cbir add``: encode the images of another folder and add them to what a run searches; nothing is trained."""
+    from cbir_utils.image_files import UnreadableImageError, read_folder
+    from cbir_utils.retrieval import add_images
+
+    project_run, data = _finished_run(arguments.results)
+    folder, (size, _, channels) = Path(arguments.folder).resolve(), data.database.images.shape[1:]
+    try:
+        read = read_folder(folder, size=size, channels=channels)
+    except UnreadableImageError as error:
+        raise UsageError(str(error)) from error
+    source = Path(project_run.manifest.get("source", ""))
+    # In the folder that the run was made from, ids go on as they are; another folder's begin with its name.
+    inside = source.is_absolute() and folder.is_relative_to(source)
+    start = folder.relative_to(source).as_posix() if inside else folder.name
+    ids = [name if start == "." else f"{start}/{name}" for name in read.ids]
+    with project_run.exclusive():
+        added = add_images(project_run, data, read.images, ids)
+        if read.rejects:
+            with project_run.writing("rejects_added.csv") as partial:
+                save_rejects(partial, read.rejects)
+    rejected = f", {len(read.rejects):,} files rejected (rejects_added.csv)" if read.rejects else ""
+    print(f"{len(added):,} images added, {len(ids) - len(added):,} there already{rejected}")
+    return 0
+
+
 # -- the command line ---------------------------------------------------------------------------------------------
 
 
@@ -434,7 +581,12 @@ def parser():
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 
     one = commands.add_parser("run", help="run the numbered notebooks with papermill and print the table of results")
-    one.add_argument("--dataset", default="digits", help=f"{', '.join(SOURCES)}, or a folder of IDX files (digits)")
+    one.add_argument("--dataset", default="digits",
+                     help=f"{', '.join(SOURCES)}, or a folder of IDX files or of images (digits)")  # fmt: skip
+    one.add_argument("--size", type=int, metavar="N",
+                     help="of a folder of images: fit them to squares of N pixels (28; in colour 32)")  # fmt: skip
+    one.add_argument("--labels", action="store_true",
+                     help="folder names are the classes of a folder's images; used by the evaluation only")  # fmt: skip
     one.add_argument("--profile", default="workshop", help="workshop: the notebooks' own values; paper: the paper's")
     one.add_argument("-p", dest="parameter", metavar="NAME=VALUE", action="append", default=[],
                      help="set a parameter of the notebooks; may be repeated")  # fmt: skip
@@ -455,6 +607,22 @@ def parser():
     three.set_defaults(command=readme)
     for command in (one, three):
         command.add_argument("--results", default="results", metavar="DIR", help="where runs are kept (results)")
+
+    four = commands.add_parser("query", help="print and draw the images nearest to an image file")
+    four.add_argument("image", metavar="IMAGE", help="a PNG, JPEG, GIF, BMP, TIFF or WebP file")
+    four.add_argument("-k", type=int, default=5, help="how many (5)")
+    four.add_argument("--method", help="by which codes; by default the run's best (fused, where notebook 08 or 10 ran)")
+    four.add_argument("--metric", default="cosine", choices=("cosine", "euclidean", "manhattan"),
+                      help="by which distance (cosine)")  # fmt: skip
+    four.add_argument("--json", action="store_true", help="print JSON")
+    four.add_argument("--picture", metavar="PNG", help="where the picture goes (queries/ in the run's folder)")
+    four.set_defaults(command=query)
+    five = commands.add_parser("add", help="add the images of a folder to what a run searches, without training")
+    five.add_argument("folder", metavar="FOLDER")
+    five.set_defaults(command=add)
+    for command in (four, five):
+        command.add_argument("--results", default="results/digits", metavar="DIR/NAME",
+                             help="the run's own folder (results/digits)")  # fmt: skip
     return top
 
 

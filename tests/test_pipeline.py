@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -11,9 +12,11 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from PIL import Image
 
 from cbir_utils import pipeline
 from cbir_utils.artifacts import ArtifactError, Run
+from cbir_utils.datasets import load_dataset
 from cbir_utils.pipeline import UsageError
 
 PARAMETERS = 'dataset = "digits"  # which\nresults = "../results"  # where\n'
@@ -252,3 +255,121 @@ def test_a_damaged_table_is_named(tmp_path):
     Path(tmp_path / "digits/metrics.json").write_text("[]")
     with pytest.raises(ArtifactError, match="metrics.json differs from its hash"):
         pipeline._print_summary(Run("digits", tmp_path))
+
+
+# -- a folder of images ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def photos(folder, tmp_path):
+    """A folder of two images and four files that cannot be read, for notebooks that show which dataset they get."""
+    here = tmp_path / "my photos"
+    (here / "cats").mkdir(parents=True)
+    for name, level in (("a.png", 10), ("cats/b.png", 20)):
+        Image.new("L", (4, 4), level).save(here / name)
+    (here / "notes.txt").write_text("words")
+    (here / "readme.txt").write_text("words")
+    (here / "empty.png").touch()
+    Image.new("L", (64, 64), 5).save(here / "damaged.tif", compression="tiff_deflate")
+    data = bytearray((here / "damaged.tif").read_bytes())
+    data[10:20] = bytes(10)
+    (here / "damaged.tif").write_bytes(data)
+    notebook(folder / "01_first_step.ipynb", "epochs = 2", "print(dataset)")
+    return here
+
+
+def packed(folder):
+    return folder.parent / "results" / "my photos" / "dataset"
+
+
+def test_a_folder_of_images_is_read_once_for_the_notebooks(folder, photos, capfd):
+    assert run(folder, "--dataset", str(photos), "--to", "1") == 0
+    captured = capfd.readouterr()
+    assert re.fullmatch(r"\[read\] 2 images, 4 rejected \(rejects.csv\) +\d+\.\d s", captured.out.splitlines()[0])
+    results = packed(folder).parent
+    assert captured.out.splitlines()[1] == (
+        "4 of 6 files are left out (2 not an image (PNG, JPEG, GIF, BMP, TIFF or WebP); 1 damaged or truncated; "
+        f"1 empty (zero bytes)): see {results / 'rejects.csv'}"
+    )
+    assert captured.err == ""  # libtiff writes its complaints there, past Python
+    executed = nbformat.read(results / "notebooks" / "01_first_step.ipynb", 4)
+    assert executed.cells[-1].outputs[0].text.strip() == str(packed(folder))
+    data = load_dataset(packed(folder))
+    assert data.name == "my photos" and data.ids == ("a.png", "cats/b.png") and data.class_names == ()
+    assert Run("my photos", results.parent).checked_path("rejects.csv").read_text().splitlines() == [
+        "file,reason",
+        "damaged.tif,damaged or truncated",
+        "empty.png,empty (zero bytes)",
+        'notes.txt,"not an image (PNG, JPEG, GIF, BMP, TIFF or WebP)"',
+        'readme.txt,"not an image (PNG, JPEG, GIF, BMP, TIFF or WebP)"',
+    ]
+
+
+def test_the_flags_of_a_folder_are_kept_for_resuming(folder, photos, capsys):
+    words = ["--dataset", str(photos), "--size", "12", "--labels"]
+    assert run(folder, *words, "-p", "mode=bad") == 1
+    resume = shlex.split(capsys.readouterr().err.split("resume with:")[1])[3:]
+    data = load_dataset(packed(folder))
+    assert data.database.images.shape == (2, 12, 12, 1) and data.class_names == (".", "cats")
+    kept = Run("my photos", folder.parent / "results")
+    assert {key: kept.manifest[key] for key in ("source", "size", "labels")} == {
+        "source": str(photos), "size": 12, "labels": True,
+    }  # fmt: skip
+    for command in (resume, shlex.split(kept.remedy_for("encoder.keras").strip("`"))[3:]):
+        again = pipeline.parser().parse_args(command)
+        assert (again.dataset, again.size, again.labels) == (str(photos), 12, True)
+
+
+def test_a_folder_is_read_anew_only_if_it_changed(folder, photos, capsys):
+    words = ["--dataset", str(photos), "--to", "1"]
+    assert run(folder, *words) == 0
+    made = (packed(folder) / "images.npy").stat()
+    assert run(folder, *words) == 0
+    assert (packed(folder) / "images.npy").stat().st_ino == made.st_ino
+    for path in (*photos.glob("*.txt"), photos / "empty.png", photos / "damaged.tif"):
+        path.unlink()
+    capsys.readouterr()
+    assert run(folder, *words) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("[read] 2 images  ") and lines[1].startswith("[1/1]")
+    # The list from before would name files that are no longer there.
+    assert (packed(folder).parent / "rejects.csv").read_text() == "file,reason\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--size", "28"], "--size and --labels are for a folder of images, and shapes is not one; leave them out"),
+        (["--labels"], "--size and --labels are for a folder of images, and shapes is not one; leave them out"),
+        (["--dataset", "PHOTOS", "--size", "7"], "--size 7: images can be fitted to squares of 8 to 256 pixels"),
+        (["--dataset", "PHOTOS", "--size", "257"], "--size 257: images can be fitted to squares of 8 to 256 pixels"),
+        (["--dataset", "PHOTOS", "--results", "PHOTOS/results"], "my photos/results lies in the folder of images, and"),
+        (["--dataset", "PHOTOS", "-p", "dataset=x"], "give the dataset as --dataset, not with -p"),
+    ],
+)
+def test_flags_that_do_not_fit_are_refused(folder, photos, capsys, words, message):
+    assert run(folder, *(word.replace("PHOTOS", str(photos)) for word in words)) == 2
+    assert message in capsys.readouterr().err
+    assert not (folder.parent / "results").exists() and not (photos / "results").exists()
+
+
+def test_a_folder_of_idx_files_takes_no_size(folder, photos, capsys):
+    (photos / "train-images-idx3-ubyte").touch()
+    assert run(folder, "--dataset", str(photos), "--size", "28") == 2
+    assert f"--size and --labels are for a folder of images, and {photos} is not one" in capsys.readouterr().err
+
+
+def test_what_a_run_keeps_of_a_folder_is_no_source_of_its_own(folder, photos, capsys):
+    """The run would be named ``dataset``, and the data in it ``my photos``."""
+    assert run(folder, "--dataset", str(photos), "--to", "1") == 0
+    assert run(folder, "--dataset", str(packed(folder))) == 2
+    assert "is what a run keeps of a folder of images; give the folder itself" in capsys.readouterr().err
+
+
+def test_a_folder_without_images_ends_the_run_with_one_sentence(folder, tmp_path, capsys):
+    (tmp_path / "words").mkdir()
+    (tmp_path / "words" / "notes.txt").write_text("words")
+    assert run(folder, "--dataset", str(tmp_path / "words")) == 2
+    error = capsys.readouterr().err
+    assert "holds no IDX files" in error and "none of the 1 files in" in error and error.count("\n") == 1
+    assert not list((folder.parent / "results").rglob("manifest.json"))
