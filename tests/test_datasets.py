@@ -3,18 +3,21 @@
 import gzip
 import hashlib
 import io
+import json
 import os
 import struct
 import urllib.request
+import zipfile
 from pathlib import Path
 from urllib.error import URLError
 
 import numpy as np
 import pytest
+from PIL import Image
 from sklearn.datasets import load_digits
 
 from cbir_utils import datasets
-from cbir_utils.datasets import DatasetError, load_dataset, read_idx, scale
+from cbir_utils.datasets import DatasetError, load_dataset, pack_folder, read_idx, scale
 
 DATA_HOME = os.environ.get("CBIR_DATA_HOME")
 needs_mnist = pytest.mark.skipif(not DATA_HOME, reason="CBIR_DATA_HOME is unset; it names the folder with mnist.npz")
@@ -602,3 +605,292 @@ def test_an_unknown_source_is_refused_with_the_known_ones():
         DatasetError, match="no dataset 'cifar': choose one of digits, mnist, fashion_mnist, shapes, or"
     ):
         load_dataset("cifar")
+
+
+# -- folders of images -----------------------------------------------------------------------------------------
+
+
+LEVELS_BY_ID = {"a.png": 10, "cats/big/1.png": 20, "cats/small.png": 30, "dogs/1.png": 40}
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Four images of one grey level each, in folders, and two files that are no images."""
+    folder = tmp_path / "pictures"
+    for name, level in LEVELS_BY_ID.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (4, 4), level).save(folder / name)
+    (folder / "dogs" / "empty.png").touch()
+    (folder / "notes.txt").write_text("words")
+    return folder
+
+
+def levels(split):
+    return split.images[:, 0, 0, 0].tolist()
+
+
+def test_in_a_folder_of_images_all_are_database_and_queries(pictures):
+    dataset = load_dataset(pictures)
+    assert dataset.name == "pictures" and dataset.ids == tuple(LEVELS_BY_ID)
+    assert dataset.database.images.shape == (4, 28, 28, 1) and dataset.database.images.dtype == np.uint8
+    assert levels(dataset.database) == list(LEVELS_BY_ID.values())
+    assert dataset.queries is dataset.database  # no second copy
+    assert dataset.own_rows.tolist() == [0, 1, 2, 3] and dataset.own_rows.dtype == np.int64
+    assert dataset.database.labels is None and dataset.class_names == ()
+    assert dict(dataset.rejects) == {
+        "dogs/empty.png": "empty (zero bytes)",
+        "notes.txt": "not an image (PNG, JPEG, GIF, BMP, TIFF or WebP)",
+    }
+
+
+def test_folders_name_the_classes_if_asked(pictures):
+    dataset = load_dataset(str(pictures), labels=True)
+    assert dataset.class_names == (".", "cats", "cats/big", "dogs")
+    assert dataset.database.labels.tolist() == [0, 2, 1, 3] and dataset.database.labels.dtype == np.int64
+
+
+def test_the_size_of_images_in_a_folder_can_be_chosen(pictures):
+    assert load_dataset(pictures, size=9).database.images.shape == (4, 9, 9, 1)
+    Image.new("RGB", (4, 4), "red").save(pictures / "red.png")
+    assert load_dataset(pictures).database.images.shape == (5, 32, 32, 3)
+
+
+@pytest.mark.parametrize("labels", [False, True])
+def test_of_a_large_folder_some_are_queries_chosen_by_the_hash_of_their_ids(pictures, monkeypatch, labels):
+    # The ids' hashes begin with 7f, b3, a9 and ad (`printf a.png | sha256sum`): all but the second are the least three.
+    expected = [0, 2, 3]
+    monkeypatch.setattr(datasets, "MAX_QUERIES", 3)
+    dataset = load_dataset(pictures, labels=labels)
+    assert dataset.own_rows.tolist() == expected
+    assert levels(dataset.queries) == [list(LEVELS_BY_ID.values())[row] for row in expected]
+    assert levels(dataset.database) == list(LEVELS_BY_ID.values())
+    if labels:
+        assert dataset.queries.labels.tolist() == dataset.database.labels[expected].tolist()
+
+
+def test_the_content_hash_of_a_folder_covers_pixels_size_and_ids_but_neither_labels_nor_format(pictures):
+    hashes = [load_dataset(pictures).content_hash, load_dataset(pictures, size=9).content_hash]
+    assert load_dataset(pictures, labels=True).content_hash == hashes[0]
+    (pictures / "notes.txt").unlink()
+    Image.open(pictures / "a.png").save(pictures / "a.bmp")
+    (pictures / "a.bmp").replace(pictures / "a.png")
+    assert load_dataset(pictures).content_hash == hashes[0]
+    (pictures / "a.png").rename(pictures / "b.png")
+    hashes.append(load_dataset(pictures).content_hash)
+    Image.new("L", (4, 4), 11).save(pictures / "b.png")
+    hashes.append(load_dataset(pictures).content_hash)
+    assert len(set(hashes)) == 4
+
+
+def test_the_content_hash_of_other_datasets_is_that_of_their_four_arrays(tmp_path):
+    """As it has always been: else results made before would pass for those of other data."""
+    digest = hashlib.sha256()
+    x, y, queries, y_queries = small_arrays()
+    for array in (x[..., None], y.astype(np.int64), queries[..., None], y_queries.astype(np.int64)):
+        digest.update(f"{array.dtype}{array.shape}".encode() + array.tobytes())
+    assert load_dataset(write_folder(tmp_path)).content_hash == digest.hexdigest()
+
+
+def test_datasets_of_two_apart_splits_have_no_ids_own_rows_or_rejects():
+    digits = load_dataset("digits")
+    assert digits.ids is None and digits.own_rows is None and digits.rejects == ()
+
+
+def test_a_background_is_light_by_the_border_and_not_by_the_middle(pictures):
+    assert load_dataset("digits").light is False and load_dataset(pictures).light is False
+    for name in LEVELS_BY_ID:
+        pixels = np.zeros((28, 28), np.uint8)
+        pixels[0], pixels[:, 0], pixels[:, -1] = 200, 200, 200  # three of the four sides are light, all else is black
+        Image.fromarray(pixels).save(pictures / name)
+    assert load_dataset(pictures).light is True
+
+
+@pytest.mark.parametrize("options", [{"size": 28}, {"labels": True}])
+def test_size_and_labels_are_for_folders_of_images_only(tmp_path, options):
+    for source in ("digits", "cifar", write_folder(tmp_path / "idx")):
+        with pytest.raises(DatasetError, match=f"size and labels are for a folder of images, and {source} is not one"):
+            load_dataset(source, **options)
+
+
+def test_a_folder_with_neither_idx_files_nor_images_is_refused_with_both_named(tmp_path):
+    with pytest.raises(DatasetError, match=r"holds no IDX files \(such as train-images.*\), and there are no files in"):
+        load_dataset(tmp_path)
+    (tmp_path / "notes.txt").write_text("words")
+    with pytest.raises(DatasetError, match="holds no IDX files .*, and none of the 1 files in .* is a readable image"):
+        load_dataset(tmp_path)
+
+
+def test_one_image_is_no_dataset(tmp_path):
+    Image.new("L", (4, 4)).save(tmp_path / "only.png")
+    with pytest.raises(DatasetError, match=r"holds one readable image \(only.png\), and a search needs two or more"):
+        load_dataset(tmp_path)
+
+
+def test_a_folder_of_images_named_like_a_dataset_is_refused(pictures):
+    named = pictures.rename(pictures.with_name("shapes"))
+    for attempt in (load_dataset, lambda folder: pack_folder(folder, folder.with_name("packed"))):
+        with pytest.raises(DatasetError, match="a folder may not be named like a dataset"):
+            attempt(named)
+
+
+def test_a_folder_of_images_may_hold_a_file_named_dataset_json(pictures):
+    (pictures / "dataset.json").write_text('{"title": "Pictures"}')
+    assert load_dataset(pictures).ids == tuple(LEVELS_BY_ID)
+
+
+# -- packed ------------------------------------------------------------------------------------------------------
+
+
+def same_dataset(one, other):
+    for split in ("database", "queries"):
+        np.testing.assert_array_equal(getattr(one, split).images, getattr(other, split).images)
+        np.testing.assert_array_equal(getattr(one, split).labels, getattr(other, split).labels)
+    np.testing.assert_array_equal(one.own_rows, other.own_rows)
+    names = ("name", "class_names", "content_hash", "ids", "rejects")
+    assert [getattr(one, name) for name in names] == [getattr(other, name) for name in names]
+    return True
+
+
+@pytest.mark.parametrize("labels", [False, True])
+@pytest.mark.parametrize("most", [3, 4])
+def test_a_packed_folder_is_the_same_dataset(pictures, tmp_path, monkeypatch, labels, most):
+    monkeypatch.setattr(datasets, "MAX_QUERIES", most)
+    plain = load_dataset(pictures, size=9, labels=labels)
+    made = pack_folder(pictures, tmp_path / "packed", size=9, labels=labels)
+    again = load_dataset(tmp_path / "packed")
+    assert same_dataset(plain, made) and same_dataset(plain, again)
+    for dataset in (made, again):
+        assert isinstance(dataset.database.images, np.memmap) and not dataset.database.images.flags.writeable
+        assert (dataset.queries is dataset.database) == (most == 4)
+    assert sorted(path.name for path in (tmp_path / "packed").iterdir()) == ["dataset.json", "images.npy"]
+
+
+def test_what_packing_writes_can_be_read_by_other_programs(pictures, tmp_path):
+    pack_folder(pictures, tmp_path / "packed", labels=True)
+    images = np.load(tmp_path / "packed" / "images.npy", allow_pickle=False)
+    assert images.shape == (4, 28, 28, 1) and images.dtype == np.uint8
+    note = json.loads((tmp_path / "packed" / "dataset.json").read_text())
+    assert note["name"] == "pictures" and note["ids"] == list(LEVELS_BY_ID) and len(note["rejects"]) == 2
+    assert note["labels"] == [".", "cats", "cats/big", "dogs"] and note["size"] is None
+    assert note["sha256"] == hashlib.sha256((tmp_path / "packed" / "images.npy").read_bytes()).hexdigest()
+
+
+@pytest.fixture
+def readings(monkeypatch):
+    """A list that grows whenever a folder's images are read."""
+    seen, read_folder = [], datasets.read_folder
+
+    def counted(*args, **options):
+        seen.append(args[0])
+        return read_folder(*args, **options)
+
+    monkeypatch.setattr(datasets, "read_folder", counted)
+    return seen
+
+
+def change_nothing(folder):
+    pass
+
+
+def add_a_file(folder):
+    Image.new("L", (4, 4), 50).save(folder / "z.png")
+
+
+def remove_a_file(folder):
+    (folder / "a.png").unlink()
+
+
+def rename_a_file(folder):
+    (folder / "a.png").rename(folder / "b.png")
+
+
+def touch_a_file(folder):
+    os.utime(folder / "a.png", ns=(1, 1))
+
+
+def make_a_file_longer(folder):
+    facts = (folder / "a.png").stat()
+    with open(folder / "a.png", "ab") as file:
+        file.write(b"more")
+    os.utime(folder / "a.png", ns=(facts.st_atime_ns, facts.st_mtime_ns))
+
+
+def break_a_link(folder):
+    (folder / "link.png").symlink_to("nothing")
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "times"),
+    [
+        (change_nothing, {}, 1),
+        (add_a_file, {}, 2),
+        (remove_a_file, {}, 2),
+        (rename_a_file, {}, 2),
+        (touch_a_file, {}, 2),
+        (make_a_file_longer, {}, 2),
+        (break_a_link, {}, 2),
+        (change_nothing, {"size": 9}, 2),
+        (change_nothing, {"labels": True}, 2),
+    ],
+)
+def test_a_folder_is_packed_anew_only_if_it_or_the_wish_changed(pictures, tmp_path, readings, change, options, times):
+    pack_folder(pictures, tmp_path / "packed")
+    change(pictures)
+    made = pack_folder(pictures, tmp_path / "packed", **options)
+    assert len(readings) == times
+    assert same_dataset(made, load_dataset(pictures, **options))
+
+
+@pytest.mark.parametrize(
+    ("file", "damage", "message"),
+    [
+        ("images.npy", lambda data: data[:-1] + b"\1", "images.npy differs from its hash in dataset.json"),
+        ("images.npy", lambda data: data[:100], "images.npy differs from its hash in dataset.json"),
+        ("images.npy", None, "images.npy is missing"),
+        ("dataset.json", lambda data: data[:40], "dataset.json is damaged"),
+        ("dataset.json", lambda data: b"[]", "dataset.json is damaged"),
+        ("dataset.json", lambda data: data.replace(b'"ids"', b'"idx"'), "dataset.json is damaged"),
+        (
+            "dataset.json",
+            lambda data: data.replace(b'"a.png",', b""),
+            "images.npy holds other images than dataset.json",
+        ),
+    ],
+)
+def test_a_damaged_packed_folder_is_refused_and_made_anew(pictures, tmp_path, readings, file, damage, message):
+    pack_folder(pictures, tmp_path / "packed")
+    path = tmp_path / "packed" / file
+    path.unlink() if damage is None else path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(DatasetError, match=f"{message}.*; run the command that made it again"):
+        load_dataset(tmp_path / "packed")
+    assert same_dataset(pack_folder(pictures, tmp_path / "packed"), load_dataset(pictures))
+    assert len(readings) == 3  # packed, packed anew, and loaded just now
+
+
+def test_a_packed_folder_that_cannot_be_made_leaves_nothing_behind(tmp_path):
+    (tmp_path / "folder").mkdir()
+    Image.new("L", (4, 4)).save(tmp_path / "folder" / "only.png")
+    with pytest.raises(DatasetError, match="holds one readable image"):
+        pack_folder(tmp_path / "folder", tmp_path / "packed")
+    assert list((tmp_path / "packed").iterdir()) == []
+
+
+def test_packing_tells_its_progress(pictures, tmp_path):
+    calls = []
+    pack_folder(pictures, tmp_path / "packed", progress=lambda done, total: calls.append((done, total)))
+    assert calls == [(6, 6)]
+
+
+def test_a_size_or_labels_for_a_packed_folder_come_too_late(pictures, tmp_path):
+    pack_folder(pictures, tmp_path / "packed")
+    with pytest.raises(DatasetError, match="size and labels are for a folder of images, and .*packed is not one"):
+        load_dataset(tmp_path / "packed", size=28)
+
+
+@pytest.mark.skipif(not DATA_HOME, reason="CBIR_DATA_HOME is unset; it names the folder with Omniglot's zip file")
+def test_real_omniglot_loads(tmp_path):
+    with zipfile.ZipFile(Path(DATA_HOME) / "omniglot_background_small1.zip") as archive:
+        archive.extractall(tmp_path)
+    dataset = load_dataset(tmp_path / "images_background_small1", labels=True)
+    assert dataset.database.images.shape == (2720, 28, 28, 1) and dataset.rejects == () and dataset.light
+    assert len(dataset.class_names) == 136 and np.bincount(dataset.database.labels).tolist() == [20] * 136
