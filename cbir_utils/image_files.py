@@ -286,8 +286,9 @@ def _border_colour(image):
     """The (lower) median of an image's outermost pixels, for each channel, as Pillow takes a colour."""
     w, h = image.size
     strips = [(0, 0, w, 1), (0, h - 1, w, h), (0, 0, 1, h), (w - 1, 0, w, h)]
-    counts = np.sum([image.crop(box).histogram() for box in strips], axis=0).reshape(-1, 256).cumsum(axis=1)
-    colour = tuple(int(np.searchsorted(channel, channel[-1] / 2)) for channel in counts)
+    pixels = np.concatenate([np.asarray(image.crop(box)).reshape(-1, len(image.getbands())) for box in strips])
+    middle = (len(pixels) - 1) // 2
+    colour = tuple(np.partition(pixels, middle, axis=0)[middle].tolist())
     return colour if len(colour) > 1 else colour[0]
 
 

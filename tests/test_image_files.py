@@ -287,7 +287,7 @@ def test_a_wide_image_stands_in_the_middle_on_its_border_colour():
 
 def test_the_filling_has_the_border_s_median_colour_channel_by_channel():
     pixels = np.full((8, 4, 3), 255, np.uint8)
-    pixels[:, [0, -1]] = [10, 20, 30]  # 16 of the 24 border pixels (corners count twice: 16 of 20 without)
+    pixels[:, [0, -1]] = [10, 20, 30]  # 20 of the 24 border pixels, corners counted twice
     image = read_image(encoded(pixels), (8, 8, 3))
     np.testing.assert_array_equal(image[:, 2:6], pixels)
     assert (image[:, [0, 1, 6, 7]] == [10, 20, 30]).all()
