@@ -45,8 +45,12 @@ def corrupt(images, kind, strength, *, seed=0, light=False):
 
 def sweep(images, measure, *, seed=0, light=False):
     """``measure(images)`` at every strength of every corruption: ``{kind: [one value per strength]}``."""
+    clean = measure(images)  # strength 0 of them all
     return {
-        kind: [measure(corrupt(images, kind, strength, seed=seed, light=light)) for strength in corruption.strengths]
+        kind: [
+            measure(corrupt(images, kind, strength, seed=seed, light=light)) if strength else clean
+            for strength in corruption.strengths
+        ]
         for kind, corruption in CORRUPTIONS.items()
     }
 

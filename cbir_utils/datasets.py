@@ -98,10 +98,8 @@ class Dataset:
 
     @cached_property
     def light(self):
-        """Whether the background is light: the median of the outermost pixels of the first 2,000 images is over 127."""
-        images = self.database.images[:2000]
-        edges = (images[:, 0], images[:, -1], images[:, :, 0], images[:, :, -1])
-        return bool(np.median(np.concatenate([edge.ravel() for edge in edges])) > 127)
+        """Whether the database's images have a light background (:func:`is_light` of the first 2,000)."""
+        return is_light(self.database.images[:2000])
 
 
 def load_dataset(source, *, path=None, seed=0, size=None, labels=False):
@@ -175,6 +173,12 @@ def folder_kind(source):
     if note.is_file() and ((folder / "images.npy").exists() or b'"content_hash"' in note.read_bytes()):
         return "packed"
     return "idx" if any(re.search("(images|labels)-idx", path.name) for path in folder.iterdir()) else "images"
+
+
+def is_light(images):
+    """Whether the background of images ``(N, H, W, C)`` is light: the median of their outermost pixels is over 127."""
+    edges = (images[:, 0], images[:, -1], images[:, :, 0], images[:, :, -1])
+    return bool(np.median(np.concatenate([edge.ravel() for edge in edges])) > 127)
 
 
 def scale(images):

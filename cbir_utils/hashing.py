@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from cbir_utils.index import unit_length
+
 
 class IterativeQuantization:
     """Iterative quantisation, ITQ: rotates codes so that their signs lose as little as possible.
@@ -37,7 +39,7 @@ class IterativeQuantization:
 
     def fit(self, codes):
         """Learn from ``(N, D)`` float32 codes of the database; returns self."""
-        codes = _unit_length(codes)
+        codes = _checked(codes)
         self.mean = codes.mean(axis=0)
         centred = codes - self.mean
         kept = min(self.bits, codes.shape[1])
@@ -58,7 +60,7 @@ class IterativeQuantization:
 
     def encode(self, codes):
         """The binary codes of ``(N, D)`` codes: ``(N, bits / 8)`` uint8, eight bits to a byte."""
-        codes = _unit_length(codes)
+        codes = _checked(codes)
         if codes.shape[1] != len(self.mean):
             raise ValueError(f"these codes have {codes.shape[1]} numbers each, but it was fitted to {len(self.mean)}")
         return np.packbits((codes - self.mean) @ self.matrix > 0, axis=1)
@@ -80,12 +82,11 @@ def _loss(values):
     return float(np.square(_signs(values) - values).sum() / len(values))
 
 
-def _unit_length(codes):
+def _checked(codes):
     """Codes at unit length as a float64 matrix (zero rows stay); else a ValueError that says what is wrong."""
     codes = np.asarray(codes, dtype=np.float64)
     if codes.ndim != 2 or 0 in codes.shape:
         raise ValueError(f"codes must be a non-empty (N, D) matrix, not of shape {codes.shape}")
     if not np.isfinite(codes).all():
         raise ValueError("codes have NaN or infinity; train anew before making binary codes of them")
-    lengths = np.linalg.norm(codes, axis=1, keepdims=True)
-    return codes / np.where(lengths > 0, lengths, 1)
+    return unit_length(codes, np.float64)

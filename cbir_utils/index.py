@@ -89,7 +89,7 @@ class Index:
         """Append ``(N, D)`` float32 codes; their ids continue the numbering from ``len(index)``. Returns the index."""
         codes = self._checked(codes, "codes")
         if self.metric == "cosine":
-            codes = _unit_length(codes)
+            codes = unit_length(codes)
         if self._faiss is None:
             self._faiss = faiss.IndexFlat(codes.shape[1], FAISS_METRICS[self.metric])
         self._faiss.add(codes)
@@ -372,7 +372,7 @@ class Index:
         queries = np.asarray(queries)
         queries = self._checked(queries[None] if queries.ndim == 1 else queries, "queries")
         if self.metric == "cosine":
-            queries = _unit_length(queries)
+            queries = unit_length(queries)
         if exclude_self is None:
             return queries, None
         own = np.atleast_1d(np.asarray(exclude_self))
@@ -419,9 +419,9 @@ def near_duplicates(index, neighbours=5):
     """Pairs of rows that are nearer to each other than chance would bring any two rows of this index.
 
     Among points that lie at random in m dimensions the distance d to the nearest other follows Weibull's law,
-    ``P(d < r) = 1 - exp(-(r / s)^m)`` (Clark and Evans 1954 for m = 2). Here m and s are taken from the quartiles of the
-    rows' own nearest distances, as far as these are not 0, and what counts is the distance below which half a row is
-    expected. Where rows lie denser in some places than in others, m comes out smaller, and fewer pairs count.
+    ``P(d < r) = 1 - exp(-(r / s)^m)`` (Clark and Evans 1954 for m = 2). Here m and s are taken from the quartiles of
+    the rows' own nearest distances, as far as these are not 0, and what counts is the distance below which half a
+    row is expected. Where rows lie denser in some places than in others, m comes out smaller, and fewer pairs count.
 
     Parameters
     ----------
@@ -474,8 +474,8 @@ def _squared_lengths(rows):
     return np.einsum("nd,nd->n", rows, rows)
 
 
-def _unit_length(rows):
-    """Rows scaled to unit Euclidean length, float32; rows of zeros stay as they are."""
+def unit_length(rows, dtype=np.float32):
+    """Rows ``(N, D)`` scaled to unit Euclidean length, in ``dtype``; rows of zeros stay as they are."""
     rows = rows.astype(np.float64)
     lengths = np.sqrt(_squared_lengths(rows))[:, None]
-    return (rows / np.where(lengths > 0, lengths, 1)).astype(np.float32)
+    return (rows / np.where(lengths > 0, lengths, 1)).astype(dtype, copy=False)

@@ -11,7 +11,7 @@ from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 
-from cbir_utils.index import Index
+from cbir_utils.index import Index, unit_length
 
 #: An edge weighs no less than exp(-FARTHEST), so that no image is cut off by rounding to zero.
 FARTHEST = 30.0
@@ -157,8 +157,7 @@ def fuse(manifold_codes, codes, weight=0.3):
     """
     parts = []
     for part, share in ((manifold_codes, 1.0), (codes, weight)):
-        lengths = np.linalg.norm(part, axis=1, keepdims=True)
-        parts.append(np.sqrt(share / (1 + weight)) * part / np.where(lengths > 0, lengths, 1))
+        parts.append(np.sqrt(share / (1 + weight)) * unit_length(part, np.float64))
     return np.concatenate(parts, axis=1).astype(np.float32)
 
 

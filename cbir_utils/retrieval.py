@@ -12,7 +12,7 @@ import numpy as np
 
 from cbir_utils import descriptors
 from cbir_utils.artifacts import ArtifactError
-from cbir_utils.datasets import load_dataset
+from cbir_utils.datasets import is_light, load_dataset
 from cbir_utils.index import Index
 from cbir_utils.manifold import DiffusionMap, fuse
 
@@ -52,16 +52,28 @@ def run_data(run):
     """The dataset that a run was made from: its packed folder of images, or else the source that its manifest names."""
     if not run.manifest:
         raise ArtifactError(
-            f"{run.folder} holds no run (there is no manifest.json); make one with {run.remedy_for('')}"
+            f"{run.folder} holds no run (there is no manifest.json); make one with {run.remedy_for('manifest.json')}"
         )
     packed = run.path("dataset")
     if (packed / "dataset.json").is_file():
         data = load_dataset(packed)
     else:
-        seed = run.manifest.get("parameters", {}).get("01_load_dataset", {}).get("seed", 0)
-        data = load_dataset(run.manifest.get("source", run.dataset), seed=seed)
+        known = run.manifest
+        seed = known.get("parameters", {}).get("01_load_dataset", {}).get("seed", 0)
+        data = load_dataset(
+            known.get("source", run.dataset), seed=seed, size=known.get("size"), labels=known.get("labels", False)
+        )
     run.same_data(data.content_hash)
     return data
+
+
+def fit_query(image, data):
+    """A query ``(H, W, C)`` uint8 as the database's images are: a grey one on the other ground becomes its negative.
+
+    Ink on paper is dark on light; in MNIST it is light on dark, and the two have hardly a pixel in common. Colours
+    are left alone.
+    """
+    return 255 - image if image.shape[-1] == 1 and is_light(image[None]) != data.light else image
 
 
 def load_encoder(run, method):
@@ -84,7 +96,7 @@ def load_encoder(run, method):
     if NETWORK[method] == method:
         return network
     edges = descriptors.Projection.load(run.checked_path("joint/edges.npz"))
-    weight = run.manifest["parameters"]["08_follow_the_manifold"]["edge_weight"]
+    weight = run.manifest["edge_weight"]
 
     def joint(images):
         return fuse(network(images), edges(descriptors.oriented_gradients(images)), weight)
@@ -197,6 +209,65 @@ class Retriever:
         return self.encode(batch["images"])
 
 
+# -- everything that the best method needs, in one call ----------------------------------------------------------------
+
+
+def learn(run, data, *, epochs=None, rounds=5, neighbours=10, dimensions=47, edge_weight=0.3, seed=0, verbose=True):
+    """Train, without labels, what ``fused`` and the methods under it need, and keep it in the run: notebook 08's steps.
+
+    Parameters
+    ----------
+    run, data : Run, Dataset
+    epochs : int, optional
+        Before the first round guided by retrieval; by default a million images' worth, 10 at least and 40 at most.
+    rounds, neighbours, seed, verbose
+        As in :func:`training.fit_contrastive`; fewer neighbours where the database is small.
+    dimensions : int
+        Of the diffusion map, fewer where the database is small.
+    edge_weight : float
+        Of HOG beside the network's codes in the graph.
+
+    Returns
+    -------
+    training.ContrastiveHistory
+    """
+    from cbir_utils.augmentation import Augmentation
+    from cbir_utils.models import build_contrastive
+    from cbir_utils.training import encode, fit_contrastive
+
+    images, queries, count = data.database.images, data.queries.images, len(data.database)
+    neighbours, dimensions = min(neighbours, count - 1), min(dimensions, count - 2)
+    if dimensions < 1:
+        raise ValueError(f"{data.name} has {count} images; a graph of neighbours needs three or more")
+    model = build_contrastive(images.shape[1:], seed=seed)
+    history = fit_contrastive(
+        model, images, epochs=epochs or int(np.clip(1_000_000 // count, 10, 40)), rounds=rounds, neighbours=neighbours,
+        batch_size=256 if count > 20_000 else 128, augment=Augmentation(seed, light=data.light), seed=seed,
+        verbose=verbose,
+    )  # fmt: skip
+    for name in ("encoder", "autoencoder"):
+        with run.writing(f"contrastive/{name}.keras") as path:
+            getattr(model, name).save(path)
+    edges = descriptors.Projection.fit(descriptors.oriented_gradients(images), 64, seed=seed)
+    with run.writing("joint/edges.npz") as path:
+        edges.save(path)
+    run.record(edge_weight=edge_weight)
+
+    plain = [encode(model.encoder, split) for split in (images, queries)]
+    joint = [
+        fuse(codes, edges(descriptors.oriented_gradients(split)), edge_weight)
+        for codes, split in zip(plain, (images, queries), strict=True)
+    ]
+    manifold = DiffusionMap.fit(joint[0], k=neighbours, dimensions=dimensions, seed=seed)
+    with run.writing("manifold/diffusion_map.npz") as path:
+        manifold.save(path)
+    mapped = [manifold.codes, manifold.embed(joint[1], exclude_self=data.own_rows)]
+    fused = [fuse(*parts) for parts in zip(mapped, joint, strict=True)]
+    for method, codes in {"contrastive": plain, "joint": joint, "manifold": mapped, "fused": fused}.items():
+        run.save_codes(method, *codes, encoder="contrastive/encoder.keras")
+    return history
+
+
 # -- images added later ---------------------------------------------------------------------------------------------
 
 
@@ -216,6 +287,9 @@ def add_images(run, data, images, ids):
     list of str
         The names that were added. They are saved as one file, ``added/NNNN.npz``: all of them or none.
     """
+    images, shape = np.asarray(images), data.database.images.shape[1:]
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != shape:
+        raise ValueError(f"images must be uint8 (M, {', '.join(map(str, shape))}), not {images.dtype} {images.shape}")
     known = {*(data.ids or ()), *(str(name) for batch in _batches(run) for name in _load_batch(run, batch)["ids"])}
     new = [row for row, name in enumerate(ids) if name not in known]
     if not new:

@@ -7,7 +7,7 @@ import numpy as np
 
 from cbir_utils.augmentation import Augmentation
 from cbir_utils.datasets import scale
-from cbir_utils.index import Index, mutual
+from cbir_utils.index import Index, mutual, unit_length
 from cbir_utils.models import keras  # imported there, quietly
 
 #: Reconstruction losses by name: how far the output is from the input, averaged over pixels and images.
@@ -411,9 +411,7 @@ def _finite_codes(encoder, images, epoch):
 
 def _refuse_one_code(codes):
     """Raise :class:`CollapsedCodesError` if all codes point in one direction."""
-    lengths = np.linalg.norm(codes, axis=1, keepdims=True)
-    unit = codes / np.where(lengths > 0, lengths, 1)
-    if unit.std(axis=0).max() <= 1e-4:
+    if unit_length(codes).std(axis=0).max() <= 1e-4:
         raise CollapsedCodesError(
             "the codes have collapsed: all images have the same one. Are the images all alike? Otherwise use a lower "
             "learning rate or another seed"

@@ -11,12 +11,13 @@ import time
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from cbir_utils import pipeline
 from cbir_utils.artifacts import ArtifactError, Run
-from cbir_utils.datasets import load_dataset
+from cbir_utils.datasets import load_dataset, pack_folder
 from cbir_utils.pipeline import UsageError
 
 PARAMETERS = 'dataset = "digits"  # which\nresults = "../results"  # where\n'
@@ -373,3 +374,113 @@ def test_a_folder_without_images_ends_the_run_with_one_sentence(folder, tmp_path
     error = capsys.readouterr().err
     assert "holds no IDX files" in error and "none of the 1 files in" in error and error.count("\n") == 1
     assert not list((folder.parent / "results").rglob("manifest.json"))
+
+
+# -- searching a finished run ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def finished(tmp_path):
+    """A run over a folder of twelve images that are searched by pixels, and the folder."""
+    folder, rng = tmp_path / "pictures", np.random.default_rng(0)
+    folder.mkdir()
+    for number in range(12):
+        Image.fromarray(rng.integers(0, 100, (28, 28), dtype=np.uint8)).save(folder / f"{number:02d}.png")
+    finished = Run("pictures", tmp_path / "results")
+    data = pack_folder(folder, finished.path("dataset"))
+    finished.record(source=str(folder), content_hash=data.content_hash)
+    return finished, folder
+
+
+def query(finished, *words):
+    return pipeline.main(["query", *map(str, words), "--results", str(finished[0].folder)])
+
+
+def test_query_prints_what_is_nearest_and_draws_it(finished, capsys):
+    assert query(finished, finished[1] / "07.png", "-k", "3") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "method pixels, cosine distance, no encoder, 12 images"
+    assert lines[1].split() == ["1", "0.0000", "07.png"] and len(lines) == 5
+    assert finished[0].path("queries/07.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_query_prints_json(finished, capsys, tmp_path):
+    assert query(finished, finished[1] / "07.png", "--json", "--picture", tmp_path / "hits.png") == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert [hit["rank"] for hit in answer["hits"]] == [1, 2, 3, 4, 5]
+    assert answer["hits"][0] == {"rank": 1, "id": "07.png", "distance": 0.0}
+    assert answer["method"] == "pixels" and answer["encoder"] is None and not answer["negative"]
+    assert (tmp_path / "hits.png").is_file() and answer["picture"] == str(tmp_path / "hits.png")
+
+
+def test_a_query_on_the_other_ground_is_searched_as_its_negative(finished, capsys, tmp_path):
+    ImageOps.invert(Image.open(finished[1] / "03.png")).save(tmp_path / "negative.png")
+    assert query(finished, tmp_path / "negative.png", "-k", "1") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1] == "searched as its negative: the database's background is dark"
+    assert lines[2].split() == ["1", "0.0000", "03.png"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["nothing.png"], "nothing.png: there is no such file"),
+        (["{folder}"], "a folder, not a file"),
+        (["{folder}/00.png", "-k", "13"], "-k must be from 1 to the 12 images of the run, not 13"),
+        (["{folder}/00.png", "-k", "0"], "-k must be from 1 to the 12 images of the run, not 0"),
+        (["{folder}/00.png", "--method", "fused"], "make it with"),
+        (["{folder}/00.png", "--method", "magic"], "there is no method 'magic'"),
+        (["{folder}/00.png", "--picture", "hits.xyz"], "the picture is a PNG file"),
+    ],
+)
+def test_what_cannot_be_queried_is_said_in_one_sentence(finished, capsys, words, message):
+    assert query(finished, *(word.format(folder=finished[1]) for word in words)) == 2
+    error = capsys.readouterr().err
+    assert message in error and len(error.strip().splitlines()) == 1
+
+
+def test_a_folder_without_a_run_cannot_be_queried(finished, capsys, tmp_path):
+    assert pipeline.main(["query", str(finished[1] / "00.png"), "--results", str(tmp_path / "empty")]) == 2
+    assert "holds no run (there is no manifest.json)" in capsys.readouterr().err
+
+
+def test_added_images_are_searched_and_named_after_their_folder(finished, capsys, tmp_path):
+    more = tmp_path / "more"
+    more.mkdir()
+    Image.fromarray(np.tile(np.arange(0, 84, 3, dtype=np.uint8), (28, 1))).save(more / "ramp.png")
+    (more / "note.txt").write_text("no image")
+    words = ["add", str(more), "--results", str(finished[0].folder)]
+    assert pipeline.main(words) == 0
+    assert capsys.readouterr().out == "1 images added, 0 there already, 1 files rejected (rejects_added.csv)\n"
+    assert "note.txt" in finished[0].path("rejects_added.csv").read_text()
+    assert pipeline.main(words) == 0
+    assert capsys.readouterr().out.startswith("0 images added, 1 there already")
+    assert query(finished, more / "ramp.png", "-k", "1") == 0
+    assert capsys.readouterr().out.splitlines()[1].split() == ["1", "0.0000", "more/ramp.png"]
+
+
+def test_files_new_in_the_run_s_own_folder_are_added_under_their_own_names(finished, capsys):
+    Image.fromarray(np.tile(np.arange(0, 84, 3, dtype=np.uint8), (28, 1))).save(finished[1] / "new.png")
+    assert pipeline.main(["add", str(finished[1]), "--results", str(finished[0].folder)]) == 0
+    assert capsys.readouterr().out == "1 images added, 12 there already\n"
+    assert query(finished, finished[1] / "new.png", "-k", "1") == 0
+    assert capsys.readouterr().out.splitlines()[1].split() == ["1", "0.0000", "new.png"]
+
+
+def test_a_notebook_ends_quietly_where_labels_are_missing(folder, capsys, finished):
+    """The cells above the call have run, those below have not, and the run goes on with the next notebook."""
+    third = folder / "03_third_step.ipynb"
+    cells = (
+        "from cbir_utils.datasets import load_dataset\nfrom cbir_utils.pipeline import stop_without_labels",
+        f"stop_without_labels(load_dataset({str(finished[0].path('dataset'))!r}))",
+        "raise AssertionError('not reached')",
+    )
+    notebook(third, "", *cells)
+    assert run(folder) == 0
+    executed = nbformat.read(folder.parent / "results" / "shapes" / "notebooks" / third.name, 4)
+    assert "has no labels: this notebook ends here" in str(executed.cells[-2].outputs)
+    assert executed.cells[-1].execution_count is None
+
+
+def test_labels_do_not_end_a_notebook():
+    pipeline.stop_without_labels(load_dataset("shapes"))

@@ -1,0 +1,167 @@
+"""Retrievers of a finished run: the same codes as the notebooks', images added later, and what is refused."""
+
+import numpy as np
+import pytest
+
+from cbir_utils import descriptors
+from cbir_utils.artifacts import ArtifactError, Run
+from cbir_utils.datasets import load_dataset
+from cbir_utils.index import Index
+from cbir_utils.manifold import DiffusionMap, fuse
+from cbir_utils.models import build_contrastive
+from cbir_utils.retrieval import NEEDS, Retriever, add_images, available_methods, fit_query, load_encoder, run_data
+from cbir_utils.training import encode
+
+
+def finished_run(results, *, seed=0):
+    """What notebooks 01 and 08 leave for the drawn shapes, with a network as it was born."""
+    data, run = load_dataset("shapes"), Run("shapes", results)
+    run.record(source="shapes", content_hash=data.content_hash, edge_weight=0.3)
+    model = build_contrastive(data.database.images.shape[1:], seed=seed)
+    for name in ("encoder", "autoencoder"):
+        with run.writing(f"contrastive/{name}.keras") as path:
+            getattr(model, name).save(path)
+    images, queries = data.database.images, data.queries.images
+    edges = descriptors.Projection.fit(descriptors.oriented_gradients(images), 64)
+    with run.writing("joint/edges.npz") as path:
+        edges.save(path)
+
+    def joint(images):
+        return fuse(encode(model.encoder, images), edges(descriptors.oriented_gradients(images)), 0.3)
+
+    manifold = DiffusionMap.fit(joint(images), k=10, dimensions=20)
+    with run.writing("manifold/diffusion_map.npz") as path:
+        manifold.save(path)
+    encoder = "contrastive/encoder.keras"
+    run.save_codes("contrastive", encode(model.encoder, images), encode(model.encoder, queries))
+    run.save_codes("joint", joint(images), joint(queries), encoder=encoder)
+    mapped = manifold.codes, manifold.embed(joint(queries))
+    run.save_codes("manifold", *mapped, encoder=encoder)
+    fused = (fuse(m, joint(i)) for m, i in zip(mapped, (images, queries), strict=True))
+    run.save_codes("fused", *fused, encoder=encoder)
+    return run, data
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    return finished_run(tmp_path_factory.mktemp("results"))
+
+
+def test_the_methods_at_hand_are_listed_best_first(finished, tmp_path):
+    assert available_methods(finished[0]) == ("fused", "manifold", "contrastive", "joint", "pixels")
+    assert available_methods(Run("nothing", tmp_path)) == ("pixels",)
+    assert list(NEEDS)[-1] == "pixels"
+
+
+def test_the_data_of_a_run_are_found_again(finished, tmp_path):
+    run, data = finished
+    assert run_data(run).content_hash == data.content_hash
+    with pytest.raises(ArtifactError, match="holds no run"):
+        run_data(Run("nothing", tmp_path))
+    other = Run("shapes", tmp_path)
+    other.record(source="shapes", content_hash="0" * 64)
+    with pytest.raises(ArtifactError, match="was made from other data"):
+        run_data(other)
+
+
+@pytest.mark.parametrize("method", ["fused", "manifold", "contrastive", "joint"])
+def test_a_query_is_encoded_as_the_notebook_encoded_it(finished, method):
+    run, data = finished
+    known = run.load_codes(method)[1]
+    codes = load_encoder(run, method)(data.queries.images)
+    assert codes.dtype == np.float32
+    np.testing.assert_allclose(codes, known, atol=1e-4)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+def test_hits_are_those_of_the_index(finished, metric):
+    run, data = finished
+    hits = Retriever(run, data, "contrastive", metric).search(data.queries.images[:3], 4)
+    codes, queries = run.load_codes("contrastive")
+    np.testing.assert_array_equal(hits.ids, Index(metric).add(codes).search(queries[:3], 4).ids)
+
+
+def test_pixels_need_no_artifacts_and_find_the_image_itself(tmp_path):
+    data, run = load_dataset("shapes"), Run("shapes", tmp_path)
+    retriever = Retriever(run, data)
+    assert retriever.method == "pixels" and len(retriever) == 600 and retriever.ids[:2] == ("0", "1")
+    assert retriever.search(data.database.images[[5]], 1).ids.tolist() == [[5]]
+    assert retriever.search(data.database.images[[5]], 1, exclude_self=[5]).ids.tolist() != [[5]]
+
+
+def test_the_way_between_two_images_starts_and_ends_with_what_is_made_of_them(finished, tmp_path):
+    run, data = finished
+    first, second = data.queries.images[:2]
+    pixels = Retriever(run, data, "pixels").between(first, second, 3)
+    np.testing.assert_allclose(pixels[0], first / 255, atol=1e-6)
+    np.testing.assert_allclose(pixels[1], (first / 255.0 + second / 255.0) / 2, atol=1e-6)
+    # The map's own codes cannot be decoded; the way leads through the network's.
+    fused, plain = (Retriever(run, data, method).between(first, second) for method in ("fused", "contrastive"))
+    assert fused.shape == (7, 28, 14, 1)
+    np.testing.assert_array_equal(fused, plain)
+    run.save_codes("hog", *(descriptors.oriented_gradients(s.images) for s in (data.database, data.queries)),
+                   encoder=None)  # fmt: skip
+    assert Retriever(run, data, "hog").between(first, second) is None
+
+
+def test_missing_artifacts_and_unknown_methods_are_named(finished, tmp_path):
+    run, data = finished
+    with pytest.raises(ArtifactError, match=r"convolutional.* does not exist yet; make it with .*--from 02"):
+        Retriever(run, data, "convolutional")
+    with pytest.raises(ArtifactError, match="there is no method 'magic'; .* has fused, manifold"):
+        Retriever(run, data, "magic")
+
+
+# -- images added later ---------------------------------------------------------------------------------------------
+
+
+def test_added_images_are_found_and_adding_them_twice_adds_them_once(tmp_path):
+    run, data = finished_run(tmp_path)
+    new = load_dataset("shapes", seed=9).queries.images[:5]
+    before = {method: Retriever(run, data, method).codes for method in ("fused", "contrastive")}
+    assert add_images(run, data, new[:3], ["a.png", "b.png", "c.png"]) == ["a.png", "b.png", "c.png"]
+    assert add_images(run, data, new, ["a.png", "b.png", "c.png", "d.png", "e.png"]) == ["d.png", "e.png"]
+    assert add_images(run, data, new, ["a.png", "b.png", "c.png", "d.png", "e.png"]) == []
+    for method in ("fused", "contrastive", "pixels"):
+        retriever = Retriever(run, data, method)
+        assert len(retriever) == 605 and retriever.ids[600:] == ("a.png", "b.png", "c.png", "d.png", "e.png")
+        assert retriever.search(new, 1).ids.ravel().tolist() == [600, 601, 602, 603, 604]
+        np.testing.assert_array_equal(retriever.images[600:], new)
+    for method, codes in before.items():  # the database's own rows stay as they were
+        np.testing.assert_array_equal(Retriever(run, data, method).codes[:600], codes)
+
+
+def test_added_images_are_encoded_anew_after_another_training(tmp_path):
+    run, data = finished_run(tmp_path)
+    new = load_dataset("shapes", seed=9).queries.images[:2]
+    add_images(run, data, new, ["a.png", "b.png"])
+    finished_run(tmp_path, seed=5)
+    retriever = Retriever(run, data, "contrastive")
+    np.testing.assert_allclose(retriever.codes[600:], retriever.encode(new), atol=1e-5)
+    assert retriever.search(new, 1).ids.ravel().tolist() == [600, 601]
+
+
+def test_a_damaged_batch_of_added_images_is_named(tmp_path):
+    run, data = finished_run(tmp_path)
+    add_images(run, data, data.queries.images[:1], ["a.png"])
+    run.path("added/0001.npz").write_bytes(b"PK")
+    with pytest.raises(ArtifactError, match="added/0001.npz differs from its hash"):
+        Retriever(run, data)
+
+
+def test_images_of_another_form_cannot_be_added(finished):
+    run, data = finished
+    with pytest.raises(ValueError, match=r"images must be uint8 \(M, 28, 14, 1\), not uint8 \(1, 28, 28, 1\)"):
+        add_images(run, data, np.zeros((1, 28, 28, 1), np.uint8), ["a.png"])
+
+
+# -- queries of one's own -------------------------------------------------------------------------------------------
+
+
+def test_a_grey_query_takes_the_lightness_of_the_database_s_background():
+    data = load_dataset("shapes")  # light on dark
+    dark = data.queries.images[0]
+    np.testing.assert_array_equal(fit_query(dark, data), dark)
+    np.testing.assert_array_equal(fit_query(255 - dark, data), dark)
+    colour = np.full((28, 14, 3), 250, np.uint8)
+    assert fit_query(colour, data) is colour
