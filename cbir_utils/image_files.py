@@ -34,6 +34,9 @@ LARGE = 4_000_000
 #: Files decoded at once: what bounds the memory of reading a folder.
 CHUNK = 256
 
+#: After so many files a progress callable is called.
+PROGRESS_EVERY = 32
+
 #: How many files are looked at to tell whether a folder is in colour.
 COLOUR_SAMPLE = 200
 
@@ -70,9 +73,10 @@ def read_image(file, shape):
     stands in the middle, and the rest has the median colour of the image's own outermost pixels. Grey is the luma of
     ITU-R 601.
 
-    Of a grey file with 16 bits, 65,535 is white (of one with 12 bits, 4,095). Whole numbers of 32 bits, signed ones
-    and floats have no agreed white: their range is the smallest of 0–1, 0–255 and 0–65,535 that holds all pixels,
-    and where none does, from the least to the greatest pixel. A pixel without a finite value is black.
+    Of a grey file with 16 bits, 65,535 is white (of one with 12 bits, 4,095); of colours with 16 bits the higher 8
+    count. Whole numbers of 32 bits, signed ones and floats have no agreed white: their range is the smallest of 0–1,
+    0–255 and 0–65,535 that holds all pixels, and where none does, from the least to the greatest pixel. A pixel
+    without a finite value is black.
 
     Parameters
     ----------
@@ -448,9 +452,10 @@ def _results(folder, ids, shape, pool, progress=None):
     for start in range(0, len(ids), CHUNK):
         chunk = ids[start : start + CHUNK]
         results = pool.map(lambda name: _image_or_reason(os.path.join(folder, name), shape), chunk)
-        yield from zip(chunk, results, strict=True)
-        if progress is not None:
-            progress(start + len(chunk), len(ids))
+        for done, result in enumerate(results, start + 1):
+            if progress is not None and (done % PROGRESS_EVERY == 0 or done == len(ids)):
+                progress(done, len(ids))
+            yield ids[done - 1], result
 
 
 def _image_or_reason(path, shape):
