@@ -139,6 +139,12 @@ def test_zero_is_white_where_a_tiff_of_16_bits_says_so():
     assert grey(data.replace(entry, struct.pack("<HHIHH", 262, 3, 1, 0, 0))) == [[255, 170], [85, 0]]
 
 
+@pytest.mark.parametrize("values", [[[1 / 3, 2 / 3]], [[85.0, 170.0]], [[85, 170]], [[85 * 257, 170 * 257]]])
+def test_a_usual_range_is_kept_where_its_ends_do_not_occur(values):
+    array = np.array(values, np.float32 if isinstance(values[0][0], float) else np.int32)
+    assert grey(encoded(array, "TIFF"), 1, 2) == [[85, 170]]
+
+
 def test_pixels_that_are_not_finite_are_black():
     values = np.array([[np.nan, 1.0], [np.inf, -np.inf]], np.float32)
     assert grey(encoded(values, "TIFF")) == [[0, 255], [0, 0]]
@@ -216,8 +222,8 @@ def test_the_transparent_colour_of_a_png_is_white_with_8_and_with_16_bits():
     left, right = [10, 20, 30], [40, 50, 60]
     small = png(2, 1, 8, 2, [bytes(left + right)], (b"tRNS", bytes([0, 10, 0, 20, 0, 30])))
     assert colour(small, 1, 2) == [[WHITE, right]]
-    twice = [value for value in left + right for _ in range(2)]  # 10 becomes 10 · 257
-    large = png(2, 1, 16, 2, [bytes(twice)], (b"tRNS", bytes(twice[:6])))
+    longer = [byte for value in left + right for byte in (value, 99)]  # 10 becomes 10 · 256 + 99
+    large = png(2, 1, 16, 2, [bytes(longer)], (b"tRNS", bytes(longer[:6])))
     assert colour(large, 1, 2) == [[WHITE, right]]
 
 
