@@ -3,8 +3,12 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 STAMP = $(VENV)/.installed
+PIP = $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint requirements.txt
+PORT ?= 8866
+CBIR_RESULTS ?= results
+BROWSER = $(firstword $(foreach name,chromium chromium-browser google-chrome,$(shell command -v $(name) 2>/dev/null)))
 
-.PHONY: run test lab paper seeds notebooks readme bench clean lock
+.PHONY: run test test-browser lab app paper seeds notebooks readme bench clean lock
 
 run: $(STAMP)  ## notebooks 01-05 on the bundled digits, then the table of results
 	$(BIN)/python -m cbir_utils run
@@ -16,8 +20,18 @@ test: $(STAMP)  ## ruff, pytest, nbval
 	rm -rf results/check && mkdir -p results/check && cp -r notebooks results/check/
 	$(BIN)/python -m pytest --nbval-lax --nbval-sanitize-with tests/nbval.cfg --nbval-cell-timeout 300 results/check/notebooks
 
+test-browser:  ## JupyterLab and the app in a real browser; screenshots and latencies in results/browser
+	@test -n "$(BROWSER)" || { echo "make test-browser needs a browser: install chromium (apt-get install chromium)"; exit 1; }
+	$(MAKE) $(VENV)/.installed-app $(VENV)/.installed-browser
+	test -f results/browser/results/digits/metrics.json || $(BIN)/python -m cbir_utils run --results results/browser/results
+	rm -rf results/browser/notebooks && cp -r notebooks results/browser/notebooks
+	$(BIN)/python -m pytest --capture=no tests/browser
+
 lab: $(STAMP)  ## JupyterLab in notebooks/
 	$(BIN)/jupyter lab --notebook-dir notebooks
+
+app: $(VENV)/.installed-app  ## the explorer as a page on this machine: PORT=8866, CBIR_DATASET=digits, CBIR_RESULTS=results
+	cd notebooks/app && CBIR_RESULTS="$(abspath $(CBIR_RESULTS))" $(abspath $(BIN))/voila --port $(PORT) explorer.ipynb
 
 paper: $(STAMP)  ## all notebooks on MNIST, with the paper's values
 	$(BIN)/python -m cbir_utils run --dataset mnist --profile paper --to 99
@@ -36,7 +50,7 @@ bench: $(STAMP)  ## exact search against the usual ways, in one run
 	$(BIN)/python tests/bench_search.py
 
 lock:  ## compile requirements.txt anew (needs uv)
-	uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --extra test \
+	uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --all-extras \
 		--no-header --no-annotate --upgrade pyproject.toml --output-file requirements.txt
 
 clean:  ## remove everything a run wrote
@@ -45,6 +59,10 @@ clean:  ## remove everything a run wrote
 $(STAMP): requirements.txt pyproject.toml
 	$(PYTHON) -c "import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13) and 'Python 3.11 to 3.13 is needed; name one with make PYTHON=python3.12')"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet -r requirements.txt
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation --editable .
+	$(PIP) setuptools
+	$(PIP) --no-build-isolation --editable '.[test]'
+	touch $@
+
+$(VENV)/.installed-%: $(STAMP)  # an extra: app or browser
+	$(PIP) --no-build-isolation --editable '.[$*]'
 	touch $@

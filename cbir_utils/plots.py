@@ -10,6 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 from matplotlib.patches import FancyArrowPatch
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 BLUE, ORANGE, GREEN, PINK, SKY, YELLOW = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00"
@@ -17,9 +18,13 @@ GREY = "#767676"
 CLASS_COLOURS = (BLUE, ORANGE, GREEN, PINK, SKY, YELLOW, "#000000", "#8C6D31", "#6A3D9A", "#7F7F7F")
 
 
+#: The project's figure style, for ``plt.style``.
+STYLE = Path(__file__).with_name("cbir.mplstyle")
+
+
 def use_style():
     """Use the project's figure style from here on in this notebook."""
-    plt.style.use(Path(__file__).with_name("cbir.mplstyle"))
+    plt.style.use(STYLE)
 
 
 def caption(figure, text):
@@ -152,8 +157,7 @@ def reconstructions(images, codes, decoded):
 
 def latent_map(ax, points, images, *, cells=22):
     """The latent space as a map (paper, figure 2): ``points (N, 2)``, a thumbnail per occupied cell."""
-    low, high = points.min(axis=0), points.max(axis=0)
-    scaled = (points - low) / (high - low) * cells
+    scaled = _map_cells(points, cells)
     cell = np.minimum(scaled.astype(int), cells - 1)
     centre = np.abs(scaled - cell - 0.5).max(axis=1)
     height, width = images.shape[1:3]
@@ -163,6 +167,12 @@ def latent_map(ax, points, images, *, cells=22):
         x, y = key[0] * width, (cells - 1 - key[1]) * height  # row 0 of a picture is its top
         canvas[y : y + height, x : x + width] = images[members[np.argmin(centre[members])]]
     show_image(ax, canvas)
+
+
+def _map_cells(points, cells):
+    """Where points ``(N, 2)`` lie on a map of ``cells`` × ``cells``, counted in cells from its lower left."""
+    low, high = points.min(axis=0), points.max(axis=0)
+    return (points - low) / np.where(high > low, high - low, 1) * cells
 
 
 def codes_on_three_axes(points, labels, class_names, shares):
@@ -215,25 +225,106 @@ def distance_distributions(ax, within, between):
 # -- retrieval --------------------------------------------------------------------------------------------------
 
 
-def hits_row(axes, images, distances, relevant):
-    """Draw hits into ``axes`` with rank and distance; a wrong one has a dashed frame and says so."""
+def short(distance):
+    """A distance as text: two decimals, or two digits that count where these would be zeros."""
+    return f"{distance:.2f}" if distance >= 0.1 or distance == 0 else f"{distance:.2g}"
+
+
+def hits_row(axes, images, distances, relevant=None):
+    """Draw hits into ``axes`` with rank and distance; a wrong one has a dashed frame and says so.
+
+    Without ``relevant`` nothing is said of right and wrong.
+    """
+    relevant = [None] * len(images) if relevant is None else relevant
+    looks = {None: ("", GREY, "-"), True: ("✓", GREEN, "-"), False: ("✗ wrong", ORANGE, "--")}
     for rank, (ax, image, distance, right) in enumerate(zip(axes, images, distances, relevant, strict=True), 1):
-        mark, colour, style = ("✓", GREEN, "-") if right else ("✗ wrong", ORANGE, "--")
-        show_image(ax, image, f"{rank}: {distance:.2f} {mark}", colour, style)
+        mark, colour, style = looks[right if right is None else bool(right)]
+        show_image(ax, image, f"{rank}: {short(distance)} {mark}".rstrip(), colour, style)
 
 
-def query_and_hits(query, images, distances, relevant):
-    """One query and its hits (paper, figures 7 and 8)."""
+def query_and_hits(query, images, distances, relevant=None):
+    """One query and its hits (paper, figures 7 and 8); without ``relevant`` the title tells how far they are."""
     figure, axes = plt.subplots(1, len(images) + 1, figsize=(1.75 * (len(images) + 1), 2.9))
     show_image(axes[0], query, "query", "black")
     hits_row(axes[1:], images, distances, relevant)
-    figure.suptitle(f"{int(np.sum(relevant))} of {len(images)} hits are of the query's class", fontweight="bold")
+    if relevant is None:
+        title = f"{len(images)} nearest images, at distances from {short(distances[0])} to {short(distances[-1])}"
+    else:
+        title = f"{int(np.sum(relevant))} of {len(images)} hits are of the query's class"
+    figure.suptitle(title, fontweight="bold")
     return figure
 
 
+def decoded_path(query, hit, images, rank, distance):
+    """What lies between a query and a hit: ``images`` decoded on the way from one code to the other."""
+    count = len(images)
+    figure, axes = plt.subplots(1, count + 2, figsize=(1.15 * (count + 2), 2.1))
+    show_image(axes[0], query, "query", "black")
+    for ax, image, share in zip(axes[1:-1], images, np.linspace(0, 100, count), strict=True):
+        show_image(ax, image, f"{share:.0f} %")
+    show_image(axes[-1], hit, f"hit {rank}", "black")
+    figure.suptitle(f"From the query's code to that of hit {rank}, at distance {short(distance)}", fontweight="bold")
+    return figure
+
+
+def occlusion(query, hit, changes, rank, distance):
+    """Which parts of a query speak for a hit: ``changes (H, W)`` of their distance when a part is covered.
+
+    The parts that matter most are marked with the sign of their change.
+    """
+    figure, axes = plt.subplots(1, 3, figsize=(9.2, 3.5), width_ratios=(1, 1, 1.2))
+    show_image(axes[0], query, "query", "black")
+    show_image(axes[1], hit, f"hit {rank}", "black")
+    limit = max(float(np.abs(changes).max()), 1e-12)
+    picture = axes[2].imshow(changes, cmap="PuOr", vmin=-limit, vmax=limit)
+    grey = np.asarray(query, dtype=np.float32).mean(axis=-1)
+    if grey.min() < 128 < grey.max():
+        axes[2].contour(grey, [128], colors="black", linewidths=1)
+    for place, sign in ((changes.argmax(), "+"), (changes.argmin(), "–")):
+        y, x = np.unravel_index(place, changes.shape)
+        if (changes[y, x] if sign == "+" else -changes[y, x]) > limit / 20:
+            axes[2].text(x, y, sign, ha="center", va="center", fontsize=22, fontweight="bold",
+                         path_effects=[withStroke(linewidth=4, foreground="white")])  # fmt: skip
+    axes[2].set(xticks=[], yticks=[])
+    axes[2].set_title("change when covered", fontsize=12, fontweight="normal")
+    bar = figure.colorbar(picture, ax=axes[2])
+    bar.ax.set_title("farther", fontsize=10, fontweight="normal")
+    bar.ax.set_xlabel("nearer", fontsize=10)
+    bar.ax.tick_params(labelsize=10)
+    figure.suptitle(
+        f"Distance {short(distance)}: covering a part changes it by {changes.min():+.2g} to {changes.max():+.2g}",
+        fontweight="bold",
+    )
+    return figure
+
+
+def where_it_is(ax, points, images, *, query, hits, share, cells=16):
+    """A query and its hits on the latent map: ``query`` and ``hits`` tell which of the ``points (N, 2)`` they are.
+
+    The query is a star, the hits are circles with their rank; ``share`` is the part of the variance that the map holds.
+    """
+    height, width = images.shape[1:3]
+    latent_map(ax, points, images, cells=cells)
+    ax.images[-1].set_alpha(0.4)
+    x, y = (_map_cells(points, cells) * (width, -height) + (-0.5, cells * height - 0.5)).T
+    hits = list(hits)
+    for rank, row in reversed(list(enumerate(hits, 1))):  # the nearest on top; numbers fan out, for hits lie close
+        angle = 2 * np.pi * (rank - 1) / len(hits)
+        ax.annotate(str(rank), (x[row], y[row]), (26 * np.sin(angle), 26 * np.cos(angle)), textcoords="offset points",
+                    ha="center", va="center", fontsize=12, fontweight="bold",
+                    bbox={"boxstyle": "circle,pad=.2", "fc": "white", "ec": BLUE, "lw": 1.5},
+                    arrowprops={"arrowstyle": "-", "color": BLUE, "lw": 1.5})  # fmt: skip
+        ax.plot([x[row]], [y[row]], "o", color=BLUE, markeredgecolor="white", markersize=8)
+    ax.plot([x[query]], [y[query]], "*", color=ORANGE, markeredgecolor="black", markersize=20, label="query")
+    ax.plot([], [], "o", color=BLUE, markersize=8, label="hits, by rank")
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.01), ncols=2, fontsize=12)
+    ax.set_title(f"Two axes hold {100 * share:.0f} % of the codes' variance")
+
+
 def several_queries(queries, images, distances, relevant, names):
-    """A row of hits for each of several queries; all arguments have one entry per query."""
+    """A row of hits for each of several queries; all arguments have one entry per query (``relevant`` may be None)."""
     count, k = len(queries), len(images[0])
+    relevant = [None] * count if relevant is None else relevant
     figure, axes = plt.subplots(count, k + 1, figsize=(1.6 * (k + 1) + 1, 2.0 * count), squeeze=False)
     for row, query, *hits, name in zip(axes, queries, images, distances, relevant, names, strict=True):
         show_image(row[0], query, "query", "black")
