@@ -77,6 +77,15 @@ def test_each_kind_has_codes_of_128_and_images_in_0_to_1(kind):
     assert by_halves.min() >= 0 and by_halves.max() <= 1
 
 
+@pytest.mark.parametrize("shape", [(32, 32, 3), (64, 64, 3)])
+@pytest.mark.parametrize("build", [*FAMILY.values(), build_contrastive])
+def test_every_kind_takes_colour_images(build, shape):
+    model = build(shape)
+    images = np.random.default_rng(0).random((2, *shape), np.float32)
+    assert model.plain.predict_on_batch(images).shape == (2, *shape)
+    assert model.encoder.predict_on_batch(images).shape == (2, *model.encoder.output_shape[1:])
+
+
 @pytest.mark.parametrize("kind", FAMILY)
 def test_what_is_saved_loads_without_this_package(kind, tmp_path):
     model = FAMILY[kind](SHAPE, seed=0)

@@ -1,15 +1,27 @@
 """Retrievers of a finished run: the same codes as the notebooks', images added later, and what is refused."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from PIL import Image
 
 from cbir_utils import descriptors
 from cbir_utils.artifacts import ArtifactError, Run
-from cbir_utils.datasets import load_dataset
+from cbir_utils.datasets import Split, load_dataset
 from cbir_utils.index import Index
 from cbir_utils.manifold import DiffusionMap, fuse
 from cbir_utils.models import build_contrastive
-from cbir_utils.retrieval import NEEDS, Retriever, add_images, available_methods, fit_query, load_encoder, run_data
+from cbir_utils.retrieval import (
+    NEEDS,
+    Retriever,
+    add_images,
+    available_methods,
+    fit_query,
+    learn,
+    load_encoder,
+    run_data,
+)
 from cbir_utils.training import encode
 
 
@@ -110,6 +122,47 @@ def test_missing_artifacts_and_unknown_methods_are_named(finished, tmp_path):
         Retriever(run, data, "convolutional")
     with pytest.raises(ArtifactError, match="there is no method 'magic'; .* has fused, manifold"):
         Retriever(run, data, "magic")
+
+
+@pytest.mark.parametrize("side", [32, 64])
+def test_learning_from_a_folder_of_colour_images(tmp_path, side):
+    """Discs of three colours on grey: in the end each finds discs of its colour, by every method."""
+    rng, folder = np.random.default_rng(0), tmp_path / "discs"
+    folder.mkdir()
+    y, x = np.mgrid[:48, :48]
+    for number in range(60):
+        image = np.full((48, 48, 3), 90, np.uint8)
+        inside = np.hypot(*(grid - 24 + rng.uniform(-6, 6) for grid in (y, x))) < rng.uniform(8, 14)
+        image[inside] = ((230, 30, 30), (30, 220, 30), (40, 40, 240))[number % 3]
+        Image.fromarray(image).save(folder / f"{number % 3}_{number:02d}.png")
+    data, run = load_dataset(folder, size=side), Run("discs", tmp_path / "results")
+    run.same_data(data.content_hash)
+    history = learn(run, data, epochs=4, rounds=1, verbose=False)
+    assert data.database.images.shape == (60, side, side, 3) and len(history.loss) == 5
+    for method in ("contrastive", "pixels"):
+        retriever = Retriever(run, data, method)
+        hits = retriever.search(data.database.images, 1, exclude_self=np.arange(60))
+        right = [data.ids[row][0] == data.ids[hit][0] for row, hit in enumerate(hits.ids[:, 0])]
+        assert np.mean(right) > 0.9, method
+    for method in ("joint", "manifold", "fused"):  # greys alone do not tell colours apart
+        assert load_encoder(run, method)(data.database.images[:3]).shape == (3, run.load_codes(method)[0].shape[1])
+
+
+def test_what_is_learned_is_what_the_retrievers_search(tmp_path):
+    data, run = load_dataset("shapes"), Run("shapes", tmp_path)
+    run.same_data(data.content_hash)
+    learn(run, data, epochs=1, rounds=0, verbose=False)
+    assert available_methods(run) == ("fused", "manifold", "contrastive", "joint", "pixels")
+    for method in ("fused", "manifold", "joint", "contrastive"):
+        codes = load_encoder(run, method)(data.queries.images)
+        np.testing.assert_allclose(codes, run.load_codes(method)[1], atol=1e-4)
+
+
+def test_two_images_are_too_few_for_a_graph(tmp_path):
+    shapes = load_dataset("shapes")
+    data = replace(shapes, database=Split(shapes.database.images[:2]))
+    with pytest.raises(ValueError, match="shapes has 2 images; a graph of neighbours needs three or more"):
+        learn(Run("shapes", tmp_path), data, verbose=False)
 
 
 # -- images added later ---------------------------------------------------------------------------------------------
