@@ -610,7 +610,7 @@ def test_an_unknown_source_is_refused_with_the_known_ones():
 # -- folders of images -----------------------------------------------------------------------------------------
 
 
-LEVELS_BY_ID = {"a.png": 10, "cats/big/1.png": 20, "cats/small.png": 30, "dogs/1.png": 40}
+LEVELS_BY_ID = {"a.png": 10, "cats/big/1.png": 20, "cats/small.png": 30, "dogs/9.png": 40}
 
 
 @pytest.fixture
@@ -657,7 +657,7 @@ def test_the_size_of_images_in_a_folder_can_be_chosen(pictures):
 
 @pytest.mark.parametrize("labels", [False, True])
 def test_of_a_large_folder_some_are_queries_chosen_by_the_hash_of_their_ids(pictures, monkeypatch, labels):
-    # The ids' hashes begin with 7f, b3, a9 and ad (`printf a.png | sha256sum`): all but the second are the least three.
+    # The ids' hashes begin with 7f, b3, a9 and 06 (`printf a.png | sha256sum`): all but the second are the least three.
     expected = [0, 2, 3]
     monkeypatch.setattr(datasets, "MAX_QUERIES", 3)
     dataset = load_dataset(pictures, labels=labels)

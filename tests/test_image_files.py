@@ -42,6 +42,16 @@ def png(width, height, bits, colours, rows, *others):
     return b"\x89PNG\r\n\x1a\n" + header + b"".join(chunk(*other) for other in others) + data + chunk(b"IEND", b"")
 
 
+def retagged(tiff, tag, old, new):
+    """A little-endian TIFF file with another value for a tag that has one number or two short ones."""
+    kind, count = (4, 1) if tag == 256 else (3, len(old))
+    entries = [
+        struct.pack("<HHI", tag, kind, count) + struct.pack(f"<{len(v)}H", *v).ljust(4, b"\0") for v in (old, new)
+    ]
+    assert tiff.count(entries[0]) == 1
+    return tiff.replace(*entries)
+
+
 def grey(file, height=2, width=2):
     """The pixels of a file as nested lists of grey levels."""
     image = read_image(file, (height, width, 1))
@@ -127,16 +137,30 @@ def test_ycbcr_in_a_tiff_is_read_as_the_colour_it_means(compression):
     np.testing.assert_allclose(colour(file, 1, 1), [[RED]], atol=2)
 
 
+def test_ycbcr_that_is_subsampled_is_not_taken_for_three_bytes_a_pixel():
+    file = encoded(Image.new("YCbCr", (4, 4), (76, 85, 255)), "TIFF")
+    assert reason(retagged(file, 530, [1, 1], [2, 2])) == "damaged or truncated"
+
+
+def test_colours_in_lab_are_refused_by_name():
+    assert reason(encoded(Image.new("LAB", (2, 2)), "TIFF")) == "its colours are in CIE L*a*b*; save it in RGB"
+
+
 def test_16_bits_are_rounded_and_not_cut():
     # 128 / 257 = 0.498 and 129 / 257 = 0.502; 32,767 / 257 = 127.498 and 32,768 / 257 = 127.502.
     assert grey(encoded(np.array([[128, 129], [32767, 32768]], np.uint16))) == [[0, 1], [127, 128]]
 
 
 def test_zero_is_white_where_a_tiff_of_16_bits_says_so():
-    data = encoded(LEVELS.astype(np.uint16) * 257, "TIFF")
-    entry = struct.pack("<HHIHH", 262, 3, 1, 1, 0)  # tag 262, one SHORT, "black is zero"
-    assert data.count(entry) == 1
-    assert grey(data.replace(entry, struct.pack("<HHIHH", 262, 3, 1, 0, 0))) == [[255, 170], [85, 0]]
+    file = encoded(LEVELS.astype(np.uint16) * 257, "TIFF")
+    assert grey(retagged(file, 262, [1], [0])) == [[255, 170], [85, 0]]
+
+
+def test_in_a_tiff_of_12_bits_4095_is_white():
+    # Two pixels in three bytes: 000 555, then AAA FFF; 0x555 = 85 · 4095 / 255.
+    bytes_of_rows = np.array([[0x00, 0x05, 0x55], [0xAA, 0xAF, 0xFF]], np.uint8)
+    file = retagged(encoded(bytes_of_rows, "TIFF"), 256, [3], [2])
+    assert grey(retagged(file, 258, [8], [12])) == LEVELS.tolist()
 
 
 @pytest.mark.parametrize("values", [[[1 / 3, 2 / 3]], [[85.0, 170.0]], [[85, 170]], [[85 * 257, 170 * 257]]])
@@ -271,7 +295,9 @@ def test_a_turned_image_is_fitted_as_it_is_shown():
 
 
 def test_damaged_exif_does_not_make_an_image_unreadable():
-    file = encoded(LEVELS, exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
+    file = encoded(LEVELS, exif=b"Exif\0\0 something else")
+    with Image.open(io.BytesIO(file)) as image, pytest.raises(SyntaxError):
+        image.getexif()  # Pillow does stumble over it
     assert grey(file) == LEVELS.tolist()
 
 
@@ -561,13 +587,14 @@ def test_what_is_no_folder_cannot_be_listed(tmp_path):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Seven files, of which three are images."""
+    """Seven files, of which three are images, and a link that leads nowhere."""
     write(tmp_path / "1.png", np.full((4, 4), 10, np.uint8))
     write(tmp_path / "2.png", encoded(NOISE)[:200])
     write(tmp_path / "3" / "1.png", np.full((9, 5), 20, np.uint8))
     write(tmp_path / "3" / "notes.txt", b"words")
     write(tmp_path / "3" / "empty.gif", b"")
     write(tmp_path / "bomb.png", png(20_000, 20_000, 8, 0, []))
+    (tmp_path / "a.png").symlink_to("nothing")
     write(tmp_path / "x.bmp", encoded(np.full((1, 1), 30, np.uint8), "BMP"))
     return tmp_path
 
@@ -576,6 +603,7 @@ REJECTS = (
     ("2.png", "damaged or truncated"),
     ("3/empty.gif", "empty (zero bytes)"),
     ("3/notes.txt", NO_IMAGE),
+    ("a.png", "a link that leads nowhere"),
     ("bomb.png", "more than 50,000,000 pixels"),
 )
 
