@@ -65,6 +65,7 @@ def fit(
     *,
     epochs,
     batch_size=128,
+    min_steps=0,
     loss="binary_crossentropy",
     learning_rate=1e-3,
     patience=5,
@@ -87,6 +88,9 @@ def fit(
         ``(N, H, W, C)`` uint8: the database, never the queries. No labels.
     epochs, batch_size : int
         At most so many passes, in batches of so many images.
+    min_steps : int
+        Where few images make fewer steps (batches) of this than so many, epochs and patience are multiplied by the
+        smallest whole number that makes them as many.
     loss : {"binary_crossentropy", "mse"}
         ``"mse"`` is what the paper prints; with it, networks collapse (on MNIST nearly all, notebook 02).
     learning_rate : float
@@ -128,6 +132,10 @@ def fit(
     order = rng.permutation(len(images))
     n_held_out = min(max(1, round(held_out * len(images))), len(images) - 1)
     held, train = images[np.sort(order[:n_held_out])], images[np.sort(order[n_held_out:])]
+
+    steps = epochs * max(1, len(train) // batch_size)
+    longer = max(1, -(-min_steps // steps))  # rounded up
+    epochs, patience = longer * epochs, longer * patience
 
     history = History(constant_loss=_constant_loss(loss, train, held))
     best_weights = None

@@ -93,6 +93,15 @@ def test_training_stops_when_patience_ends(images, model, monkeypatch):
     assert len(history.held_out_loss) == 3
 
 
+def test_few_images_are_passed_over_more_often(images, model, monkeypatch):
+    # 40 images less the 4 held out are 4 steps of 8: 2 epochs make 8 steps, and 3 times as many 24 ≥ 20.
+    monkeypatch.setattr(training, "_held_out_loss", lambda *_: 1.0)
+    options = {**OPTIONS, "epochs": 2, "batch_size": 8}
+    assert len(fit(model.autoencoder, images[:40], **options, min_steps=20, patience=9).loss) == 6
+    assert len(fit(model.autoencoder, images[:40], **options, min_steps=20, patience=1).loss) == 4
+    assert len(fit(model.autoencoder, images[:40], **options, min_steps=8, patience=9).loss) == 2
+
+
 def test_ctrl_c_keeps_the_best_weights_so_far(images, model, monkeypatch, capsys):
     train, kept = training._train_epoch, []
 
