@@ -164,7 +164,7 @@ class DrawingPad(anywidget.AnyWidget):
     side = traitlets.Int(112).tag(sync=True)
     light = traitlets.Bool(False).tag(sync=True)  # black ink on white
     # Not echoed: a picture need not come back to the browser that it is from.
-    pixels = traitlets.Bytes(b"").tag(sync=True, echo_update=False)
+    pixels = traitlets.Bytes(b"").tag(sync=True, echo_update=False, from_json=lambda value, _: bytes(value))
     pen_down = traitlets.Bool(False).tag(sync=True, echo_update=False)
     number = traitlets.Int(0).tag(sync=True, echo_update=False)
 
@@ -421,7 +421,7 @@ class Explorer:
         }  # fmt: skip
 
     def _status(self, ms):
-        spoilt = f" with {self.corruption.value} {self.strength.value:.2g}" if self.strength.value else ""
+        spoilt = f" with {self.corruption.value} {self.strength.value:.3g}" if self.strength.value else ""
         encoder = self.retriever.encoder_hash
         encoder = f"encoder {encoder[:12]}" if encoder else "no encoder"
         return (

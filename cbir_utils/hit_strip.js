@@ -72,9 +72,14 @@ function render({ model, el }) {
     }
   }
 
+  const seen = new IntersectionObserver(name_sliders); // the sliders appear together with the strip, after this runs
+  seen.observe(el);
   model.on("change:answer change:error", show);
   show();
-  return () => model.off("change:answer change:error", show);
+  return () => {
+    seen.disconnect();
+    model.off("change:answer change:error", show);
+  };
 }
 
 export default { render };

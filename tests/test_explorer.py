@@ -44,9 +44,8 @@ def ids(opened):
 
 def draw(opened, ink, *, pen_down=False):
     """What the pad in the browser sends."""
-    with opened.pad.hold_trait_notifications():
-        opened.pad.pixels, opened.pad.pen_down = ink.tobytes(), pen_down
-        opened.pad.number += 1
+    number = opened.pad.number + 1
+    opened.pad.set_state({"pixels": memoryview(ink.tobytes()), "pen_down": pen_down, "number": number})
 
 
 def one_stroke(column=30):
