@@ -249,8 +249,10 @@ class Explorer:
         self.pad = DrawingPad(light=self.light)
         self.fit = widgets.Checkbox(True, description="fit as MNIST does", **tick)
         self.row = widgets.BoundedIntText(0, 0, last, description="query number", **wide)
-        self.random = widgets.Button(description="a query at random", icon="random")
-        self.upload = widgets.FileUpload(accept="image/*", multiple=False, description="upload an image")
+        self.random = widgets.Button(description="a query at random", icon="random", layout=tick["layout"])
+        self.upload = widgets.FileUpload(
+            accept="image/*", multiple=False, description="upload an image", layout=tick["layout"]
+        )
         self.method = widgets.Dropdown(options=methods, description="method", **wide)
         self.metric = widgets.Dropdown(options=METRICS, value=metric, description="metric", **wide)
         self.count = widgets.IntSlider(k, 1, max(20, k), description="hits", **wide)
@@ -490,7 +492,7 @@ class Explorer:
         rows = np.concatenate([code_map.rows, self.hits.ids])
         codes = np.concatenate([self.retriever.encode(self.searched()[None]), self.retriever.codes[rows]])
         images = np.concatenate([self.searched()[None], self.retriever.images[rows]])
-        figure, ax = plt.subplots(figsize=(6.4, 6.4))
+        figure, ax = plt.subplots(figsize=(5.4, 5.4))
         k = len(self.hits.ids)
         plots.where_it_is(ax, code_map.project(codes), images, query=0, hits=range(len(codes) - k, len(codes)),
                           share=code_map.share)  # fmt: skip

@@ -1,6 +1,7 @@
 """Binary codes: a few bits per image, learned from any method's codes without labels."""
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from cbir_utils.index import unit_length
 
@@ -51,10 +52,12 @@ class IterativeQuantization:
         rotation, _ = np.linalg.qr(rng.standard_normal((self.bits, self.bits)))
         self.unrotated_loss = _loss(values)
         self.losses = [_loss(values @ rotation)]
-        for _ in range(self.iterations):
-            left, _, right = np.linalg.svd(values.T @ _signs(values @ rotation))
-            rotation = left @ right
-            self.losses.append(_loss(values @ rotation))
+        # One thread: the matrices are small, and beside other work a second thread mostly waits for its turn.
+        with threadpool_limits(1, user_api="blas"):
+            for _ in range(self.iterations):
+                left, _, right = np.linalg.svd(values.T @ _signs(values @ rotation))
+                rotation = left @ right
+                self.losses.append(_loss(values @ rotation))
         self.matrix = projection @ rotation
         return self
 

@@ -13,7 +13,6 @@ import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
 
-import nbformat
 import pytest
 from playwright.sync_api import expect, sync_playwright
 
@@ -24,12 +23,6 @@ NOTEBOOK = "05_query_images.ipynb"
 #: Quiet, and without a sandbox, which root cannot have.
 ARGUMENTS = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
              "--disable-component-update", "--disable-sync")  # fmt: skip
-
-#: The cells of the explorer, for a copy of the notebook that has none yet.
-CELLS = (
-    "from cbir_utils.explorer import Explorer\n\nexplorer = Explorer(run, data)\ndisplay(explorer.widget)",
-    "figures = explorer.snapshot()",
-)
 
 expect.set_options(timeout=20_000)
 
@@ -105,16 +98,12 @@ def app():
 
 @pytest.fixture(scope="session")
 def lab(tmp_path_factory):
-    """The address of notebook 05, with the explorer's cells, in a JupyterLab that knows nobody's settings."""
+    """The address of notebook 05 in a JupyterLab that knows nobody's settings."""
     path = KEPT / "notebooks" / NOTEBOOK
-    notebook = nbformat.read(path, as_version=4)
-    if not any("Explorer(" in cell.source for cell in notebook.cells):
-        notebook.cells += [nbformat.v4.new_code_cell(source) for source in CELLS]
-        nbformat.write(notebook, path)
     port, token, own = free_port(), secrets.token_hex(16), tmp_path_factory.mktemp("lab")
     command = [
         tool("jupyter"), "lab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}",
-        f"--IdentityProvider.token={token}", f"--notebook-dir={path.parent}",
+        f"--IdentityProvider.token={token}", f"--notebook-dir={path.parent}", "--LabApp.news_url=None",
     ]  # fmt: skip
     address = f"http://127.0.0.1:{port}"
     with serving(command, f"{address}/api/status?token={token}", KEPT / "lab.log", cwd=path.parent,
@@ -182,7 +171,7 @@ def run_notebook(page, address):
 @pytest.fixture(scope="session", params=["lab", "app"])
 def opened(request, browser):
     """The explorer in JupyterLab and as a page, with five hits of query 0."""
-    context = browser.new_context(viewport={"width": 1500, "height": 1000})
+    context = browser.new_context(viewport={"width": 1500, "height": 1800})
     page = context.new_page()
     if request.param == "lab":
         run_notebook(page, request.getfixturevalue("lab"))
