@@ -160,12 +160,21 @@ class Page:
 
 
 def run_notebook(page, address):
-    """Open a notebook in JupyterLab and run all its cells by the menu."""
+    """Open a notebook in JupyterLab, run all its cells by the menu, and scroll to the explorer."""
     page.goto(address)
     page.locator(".jp-Notebook").wait_for()
     expect(page.locator(".jp-Notebook-ExecutionIndicator")).to_have_attribute("data-status", "idle")
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+    scrolled = page.locator(".jp-WindowedPanel-outer")
+    for attempt in range(300):  # JupyterLab keeps on the page only what is near to what is in view
+        if page.locator(".cbir-strip").count():
+            page.locator(".cbir-strip").last.scroll_into_view_if_needed()
+            return
+        scrolled.evaluate("(notebook, to) => { notebook.scrollTop = to % notebook.scrollHeight; }", 700 * attempt)
+        page.wait_for_timeout(500)
+    page.screenshot(path=KEPT / "lab_failed.png")
+    pytest.fail("the explorer does not appear in the notebook; see the screenshot lab_failed.png")
 
 
 @pytest.fixture(scope="session", params=["lab", "app"])
