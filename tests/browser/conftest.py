@@ -103,8 +103,12 @@ def lab(tmp_path_factory):
     port, token, own = free_port(), secrets.token_hex(16), tmp_path_factory.mktemp("lab")
     command = [
         tool("jupyter"), "lab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}",
-        f"--IdentityProvider.token={token}", f"--notebook-dir={path.parent}", "--LabApp.news_url=None",
+        f"--IdentityProvider.token={token}", f"--notebook-dir={path.parent}",
     ]  # fmt: skip
+    settings = own / "@jupyterlab" / "apputils-extension"
+    settings.mkdir(parents=True)
+    # Else it asks, on every picture, whether to fetch news.
+    (settings / "notification.jupyterlab-settings").write_text('{"fetchNews": "false"}')
     address = f"http://127.0.0.1:{port}"
     with serving(command, f"{address}/api/status?token={token}", KEPT / "lab.log", cwd=path.parent,
                  JUPYTER_CONFIG_DIR=str(own), JUPYTERLAB_WORKSPACES_DIR=str(own),
@@ -163,7 +167,7 @@ def run_notebook(page, address):
     """Open a notebook in JupyterLab, run all its cells by the menu, and scroll to the explorer."""
     page.goto(address)
     page.locator(".jp-Notebook").wait_for()
-    expect(page.locator(".jp-Notebook-ExecutionIndicator")).to_have_attribute("data-status", "idle")
+    expect(page.get_by_text("Python 3 (ipykernel) | Idle")).to_be_visible(timeout=120_000)  # else it asks for a kernel
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
     scrolled = page.locator(".jp-WindowedPanel-outer")
