@@ -8,15 +8,20 @@ PORT ?= 8866
 CBIR_RESULTS ?= results
 BROWSER = $(firstword $(foreach name,chromium chromium-browser google-chrome,$(shell command -v $(name) 2>/dev/null)))
 
-.PHONY: run test test-browser lab app paper seeds notebooks readme bench clean lock
+.PHONY: run test test-modules test-notebooks test-browser lab app paper seeds notebooks readme bench clean lock
 
 run: $(STAMP)  ## notebooks 01-05 on the bundled digits, then the table of results
 	$(BIN)/python -m cbir_utils run
 
-test: $(STAMP)  ## ruff, pytest, nbval
+test: $(STAMP)  ## ruff, then pytest and nbval side by side: each keeps one core busy
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(MAKE) -j2 $(if $(filter output-sync,$(.FEATURES)),--output-sync=line) test-modules test-notebooks
+
+test-modules: $(STAMP)  ## pytest
 	$(BIN)/python -m pytest tests
+
+test-notebooks: $(STAMP)  ## nbval, on a copy of the notebooks
 	rm -rf results/check && mkdir -p results/check && cp -r notebooks results/check/
 	$(BIN)/python -m pytest --nbval-lax --nbval-sanitize-with tests/nbval.cfg --nbval-cell-timeout 300 results/check/notebooks
 
