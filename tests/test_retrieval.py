@@ -158,6 +158,23 @@ def test_what_is_learned_is_what_the_retrievers_search(tmp_path):
         np.testing.assert_allclose(codes, run.load_codes(method)[1], atol=1e-4)
 
 
+def test_labels_change_no_network_no_code_and_no_stopping_point(tmp_path):
+    """With labels, with shuffled ones and without: the same history and the same codes."""
+    shapes = load_dataset("shapes")
+    images, labels = shapes.database.images[:60], shapes.database.labels[:60]
+    outcomes = []
+    for number, known in enumerate((labels, np.random.default_rng(1).permutation(labels), None)):
+        data, run = replace(shapes, database=Split(images, known)), Run("shapes", tmp_path / str(number))
+        history = learn(run, data, epochs=2, rounds=2, verbose=False)
+        codes = {method: run.load_codes(method) for method in ("contrastive", "joint", "manifold", "fused")}
+        outcomes.append((history.loss, history.mutual_share, codes))
+    for loss, mutual_share, codes in outcomes[1:]:
+        assert loss == outcomes[0][0] and mutual_share == outcomes[0][1]
+        for method, arrays in codes.items():
+            for array, first in zip(arrays, outcomes[0][2][method], strict=True):
+                np.testing.assert_array_equal(array, first)
+
+
 def test_two_images_are_too_few_for_a_graph(tmp_path):
     shapes = load_dataset("shapes")
     data = replace(shapes, database=Split(shapes.database.images[:2]))
