@@ -7,6 +7,7 @@ later without training anew.
 
 import json
 from functools import cached_property, partial
+from pathlib import PurePosixPath
 
 import numpy as np
 
@@ -40,11 +41,16 @@ NETWORK = {method: needs[0].split("/")[0] for method, needs in NEEDS.items() if 
 
 
 def available_methods(run):
-    """The methods whose artifacts the run holds, best first; ``pixels``, which needs none, is always the last."""
-    files = run.manifest.get("files", {})
+    """The methods whose artifacts the run holds, best first; ``pixels``, which needs none, is always the last.
+
+    Codes of other data than the run has now (a folder that has changed since) do not count.
+    """
+    manifest = run.manifest
+    files, codes, content_hash = (manifest.get(key) for key in ("files", "codes", "content_hash"))
+    current = {method for method, origin in (codes or {}).items() if origin["content_hash"] == content_hash}
     return tuple(
         method for method, needs in NEEDS.items()
-        if method == "pixels" or all(name in files for name in (f"{method}/codes_database.npy", *needs))
+        if method == "pixels" or (method in current and all(name in files for name in needs))
     )  # fmt: skip
 
 
@@ -156,13 +162,15 @@ class Retriever:
         else:
             parts = [run.load_codes(self.method)[0]]
             self.encoder_hash = run.manifest["codes"][self.method]["encoder_hash"]
-        added = [_load_batch(run, name) for name in _batches(run)]
-        for batch in added:
-            parts.append(self._codes_of(batch))
-        self.images = _joined([data.database.images, *(batch["images"] for batch in added)])
-        names = data.ids or tuple(str(row) for row in range(len(data.database)))
-        self.ids = names + tuple(str(name) for batch in added for name in batch["ids"])
-        self.codes = _joined(parts)
+        images, ids = [data.database.images], list(data.ids or map(str, range(len(data.database))))
+        known = set(data.ids or ())
+        for batch in (_load_batch(run, name, self.shape) for name in _batches(run)):
+            # An image that was added and is in the database by now, after another run, is there once.
+            new = [row for row, name in enumerate(batch["ids"]) if name not in known]
+            images.append(batch["images"][new])
+            parts.append(self._codes_of(batch)[new])
+            ids += [str(batch["ids"][row]) for row in new]
+        self.images, self.ids, self.codes = _joined(images), tuple(ids), _joined(parts)
         self._index = Index(metric, encoder_hash=self.encoder_hash).add(self.codes)
 
     def __len__(self):
@@ -290,7 +298,9 @@ def add_images(run, data, images, ids):
     images, shape = np.asarray(images), data.database.images.shape[1:]
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != shape:
         raise ValueError(f"images must be uint8 (M, {', '.join(map(str, shape))}), not {images.dtype} {images.shape}")
-    known = {*(data.ids or ()), *(str(name) for batch in _batches(run) for name in _load_batch(run, batch)["ids"])}
+    known = {*(data.ids or ())}
+    for name in _batches(run):
+        known.update(map(str, _load_batch(run, name, shape)["ids"]))
     new = [row for row, name in enumerate(ids) if name not in known]
     if not new:
         return []
@@ -298,20 +308,28 @@ def add_images(run, data, images, ids):
     methods = [method for method in available_methods(run) if method != "pixels"]
     codes = {f"codes_{method}": load_encoder(run, method)(images) for method in methods}
     origins = {method: run.manifest["codes"][method] for method in methods}
-    with run.writing(f"added/{len(_batches(run)) + 1:04d}.npz") as partial_path:
+    number = 1 + max((int(PurePosixPath(name).stem) for name in _batches(run)), default=0)
+    with run.writing(f"added/{number:04d}.npz") as partial_path:
         np.savez(partial_path, images=images, ids=np.array(ids), origins=np.array(json.dumps(origins)), **codes)
     return ids
 
 
 def _batches(run):
-    """The artifacts that hold added images, in the order of adding."""
-    return sorted(name for name in run.manifest.get("files", {}) if name.startswith("added/"))
+    """The artifacts that hold added images, in the order of adding; a batch whose file was deleted is none."""
+    files = run.manifest.get("files", {})
+    return sorted(name for name in files if name.startswith("added/") and run.path(name).exists())
 
 
-def _load_batch(run, name):
-    """One batch of added images, ``{name: array}``, after checking its hash."""
+def _load_batch(run, name, shape):
+    """One batch of added images of ``shape`` ``(H, W, C)``, ``{name: array}``, after checking its hash."""
     with np.load(run.checked_path(name), allow_pickle=False) as arrays:
-        return dict(arrays)
+        batch = dict(arrays)
+    if batch["images"].shape[1:] != shape:
+        raise ArtifactError(
+            f"{run.path(name)} holds images of {batch['images'].shape[1:]}, and the run's are of {shape} now; "
+            "delete it and add the images again"
+        )
+    return batch
 
 
 def _joined(parts):

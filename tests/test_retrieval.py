@@ -219,6 +219,35 @@ def test_a_damaged_batch_of_added_images_is_named(tmp_path):
         Retriever(run, data)
 
 
+def test_an_added_image_that_is_in_the_folder_by_now_is_there_once(tmp_path):
+    folder, run = tmp_path / "pictures", Run("pictures", tmp_path / "results")
+    folder.mkdir()
+    new = np.random.default_rng(0).integers(0, 100, (4, 28, 28), dtype=np.uint8)
+    for number in range(3):
+        Image.fromarray(new[number]).save(folder / f"{number}.png")
+    data = load_dataset(folder)
+    run.record(content_hash=data.content_hash)
+    add_images(run, data, new[2:, ..., None], ["x.png", "y.png"])
+    Image.fromarray(new[2]).save(folder / "x.png")
+    data = load_dataset(folder)
+    retriever = Retriever(run, data, "pixels")
+    assert retriever.ids == ("0.png", "1.png", "2.png", "x.png", "y.png")
+    assert len(retriever.images) == len(retriever.codes) == 5
+    larger = load_dataset(folder, size=32)
+    with pytest.raises(
+        ArtifactError, match="0001.npz holds images of .28, 28, 1., and the run's are of .32, 32, 1. now"
+    ):
+        Retriever(run, larger, "pixels")
+    run.path("added/0001.npz").unlink()
+    assert len(Retriever(run, larger, "pixels")) == 4
+
+
+def test_codes_of_other_data_do_not_count(tmp_path):
+    run, _ = finished_run(tmp_path)
+    run.record(content_hash="0" * 64)
+    assert available_methods(run) == ("pixels",)
+
+
 def test_images_of_another_form_cannot_be_added(finished):
     run, data = finished
     with pytest.raises(ValueError, match=r"images must be uint8 \(M, 28, 14, 1\), not uint8 \(1, 28, 28, 1\)"):
