@@ -13,15 +13,15 @@ BROWSER = $(firstword $(foreach name,chromium chromium-browser google-chrome,$(s
 run: $(STAMP)  ## notebooks 01-05 on the bundled digits, then the table of results
 	$(BIN)/python -m cbir_utils run
 
-test: $(STAMP)  ## ruff, then pytest and nbval side by side: each keeps one core busy
+test: $(VENV)/.installed-scale  ## ruff, then pytest and nbval side by side: each keeps one core busy
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(MAKE) -j2 $(if $(filter output-sync,$(.FEATURES)),--output-sync=line) test-modules test-notebooks
 
-test-modules: $(STAMP)  ## pytest
+test-modules: $(VENV)/.installed-scale  ## pytest
 	$(BIN)/python -m pytest tests
 
-test-notebooks: $(STAMP)  ## nbval, on a copy of the notebooks
+test-notebooks: $(VENV)/.installed-scale  ## nbval, on a copy of the notebooks
 	rm -rf results/check && mkdir -p results/check && cp -r notebooks results/check/
 	$(BIN)/python -m pytest --nbval-lax --nbval-sanitize-with tests/nbval.cfg --nbval-cell-timeout 300 results/check/notebooks
 
@@ -68,6 +68,11 @@ $(STAMP): requirements.txt pyproject.toml
 	$(PIP) --no-build-isolation --editable '.[test]'
 	touch $@
 
-$(VENV)/.installed-%: $(STAMP)  # an extra: app or browser
+$(VENV)/.installed-bench: $(STAMP)  # hnswlib is compiled with what is installed before it
+	$(PIP) pybind11
+	$(PIP) --no-build-isolation --editable '.[bench]'
+	touch $@
+
+$(VENV)/.installed-%: $(STAMP)  # an extra: app, browser, scale, server or bench
 	$(PIP) --no-build-isolation --editable '.[$*]'
 	touch $@

@@ -27,12 +27,14 @@ README = (ROOT / "README.md").read_text()
 MAY_IMPORT = {
     "__init__": set(),
     "__main__": {"pipeline"},
+    "approximate": {"artifacts", "index"},
     "artifacts": set(),
     "augmentation": {"models"},
     "corruptions": set(),
     "datasets": {"artifacts", "image_files"},
     "descriptors": {"datasets"},
     "drawing": set(),
+    "engine": {"index"},
     "explorer": {
         "artifacts",
         "corruptions",
@@ -60,6 +62,7 @@ MAY_IMPORT = {
         "models",
         "training",
     },
+    "scale": {"artifacts", "datasets", "image_files", "models", "training"},
     "training": {"augmentation", "datasets", "index", "models"},
     "plots": set(),
     "pipeline": {"artifacts", "datasets", "image_files", "plots", "retrieval"},
@@ -67,7 +70,10 @@ MAY_IMPORT = {
 ONLY_IN = {
     "keras": {"augmentation", "models", "training"},
     "tensorflow": set(),
-    "faiss": {"index"},
+    "faiss": {"index", "approximate"},
+    "ray": {"scale"},
+    "pyarrow": {"scale"},
+    "pymilvus": {"engine"},
     "matplotlib": {"plots", "explorer"},
     "ipywidgets": {"explorer"},
     "anywidget": {"explorer"},
@@ -112,7 +118,7 @@ def imported(path):
     return names
 
 
-LEARNS_OR_SEARCHES = ("augmentation", "descriptors", "hashing", "index", "manifold", "models", "training")
+LEARNS_OR_SEARCHES = ("approximate", "augmentation", "descriptors", "hashing", "index", "manifold", "models", "training")
 
 
 @pytest.mark.parametrize("name", LEARNS_OR_SEARCHES)
