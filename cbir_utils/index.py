@@ -8,6 +8,7 @@ import json
 import os
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,8 +30,14 @@ FAISS_METRICS = {
     "manhattan": faiss.METRIC_L1,
 }
 
-#: Handled at a time: queries by a core, slabs of rows in a product, (query, row) pairs measured exactly.
-QUERIES, SLABS, PAIRS = 128, 32, 2**16
+#: Of a saved index. Format 1 had no ``next_id``: its ids were row numbers.
+FORMAT = 2
+
+#: Handled at a time: queries by a core, scores of a product (they fit into a core's cache), pairs (query, row).
+QUERIES, SCORES, PAIRS = 128, 2**17, 2**16
+
+#: Rows in a group whose least score is kept (they are scored again if it is good), and groups in a group of groups.
+FINE, COARSE = 4, 8
 
 #: To keep BLAS to one thread while several blocks of queries are searched side by side.
 _THREADS = ThreadpoolController()
@@ -70,6 +77,8 @@ class Index:
         self.encoder_hash = encoder_hash
         self._faiss = None
         self._norms = np.empty(0, np.float32)  # squared lengths of the rows
+        self._ids = np.empty(0, np.int64)  # of the rows; they ascend
+        self._next_id = 0
 
     def __len__(self):
         return 0 if self._faiss is None else self._faiss.ntotal
@@ -85,8 +94,13 @@ class Index:
         count = len(self) * self.dimension
         return faiss.rev_swig_ptr(self._faiss.get_xb(), count).reshape(len(self), self.dimension)
 
+    @property
+    def ids(self):
+        """The ids of the rows, ``(N,)`` int64, ascending: 0 to N - 1 unless rows have been removed."""
+        return self._ids.copy()
+
     def add(self, codes):
-        """Append ``(N, D)`` float32 codes; their ids continue the numbering from ``len(index)``. Returns the index."""
+        """Append ``(N, D)`` float32 codes; their ids continue the numbering, from 0 on. Returns the index."""
         codes = self._checked(codes, "codes")
         if self.metric == "cosine":
             codes = unit_length(codes)
@@ -94,9 +108,20 @@ class Index:
             self._faiss = faiss.IndexFlat(codes.shape[1], FAISS_METRICS[self.metric])
         self._faiss.add(codes)
         self._norms = self._squared_norms()
+        self._ids = np.concatenate([self._ids, np.arange(self._next_id, self._next_id + len(codes))])
+        self._next_id += len(codes)
         return self
 
-    def search(self, queries, k, *, exclude_self=None):
+    def remove(self, ids):
+        """Remove the rows with these ids, a sequence of int; the others keep theirs, and none is used again.
+
+        Returns the index. Raises ValueError if an id is not in the index; then nothing is removed.
+        """
+        rows = self._rows_of(ids, "ids")
+        self._keep(np.setdiff1d(np.arange(len(self)), rows))
+        return self
+
+    def search(self, queries, k, *, exclude_self=None, subset=None):
         """The ``k`` nearest rows of each query.
 
         Parameters
@@ -107,6 +132,8 @@ class Index:
             1 ≤ k ≤ the number of rows (less one with ``exclude_self``).
         exclude_self : sequence of int, optional
             For queries that are in the database: the row id of each, left out of its own hits.
+        subset : sequence of int, optional
+            Ids to search within.
 
         Returns
         -------
@@ -119,6 +146,17 @@ class Index:
             For k out of range, an empty index, or queries of the wrong dtype, rank or length, or not finite.
         """
         queries, own = self._checked_queries(queries, exclude_self)
+        if subset is not None:
+            part = copy(self)
+            part._keep(np.unique(self._rows_of(subset, "subset")))
+            if own is not None:  # as rows of the part; -1 where a query is not in it
+                place = np.minimum(np.searchsorted(part._ids, self._ids[own]), len(part) - 1)
+                own = np.where(part._ids[place] == self._ids[own], place, -1)
+            return part._search(queries, k, own)
+        return self._search(queries, k, own)
+
+    def _search(self, queries, k, own):
+        """Search with queries that have been checked; ``own`` are row numbers (-1: none) or ``None``."""
         most = len(self) - (own is not None)
         if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
             raise ValueError(f"k must be a whole number of 1 or more, not {k!r}")
@@ -128,12 +166,12 @@ class Index:
 
         starts = range(0, len(queries), QUERIES)
         if len(starts) == 1:
-            return self._search_block(queries, k, own)
+            return self._with_ids(self._search_block(queries, k, own))
         blocks = [slice(start, start + QUERIES) for start in starts]
         # A block of queries to each core, and within a block one thread: the steps between products profit too.
         with _THREADS.limit(limits=1, user_api="blas"), ThreadPoolExecutor(os.cpu_count()) as pool:
             parts = pool.map(lambda b: self._search_block(queries[b], k, None if own is None else own[b]), blocks)
-            return Hits(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+            return self._with_ids(Hits(*(np.concatenate(part) for part in zip(*parts, strict=True))))
 
     def rank(self, queries, *, exclude_self=None, block=64):
         """Rank the whole database for each query: yields ``(B, N)`` int64 ids, nearest first, block by block.
@@ -155,7 +193,7 @@ class Index:
             keys |= np.arange(len(self), dtype=np.uint64)
             keys.sort(axis=1)
             keys &= np.uint64(0xFFFFFFFF)
-            ids = keys.view(np.int64)
+            ids = self._ids[keys.view(np.int64)]
             return ids[:, :-1] if own is not None else ids
 
         # Each core sorts a block of its own while the caller looks at the last one.
@@ -180,7 +218,9 @@ class Index:
             raise ValueError("the index is empty; add codes before asking what is new to it")
         rng = np.random.default_rng(seed)
         drawn = np.sort(rng.choice(len(self), min(sample, len(self)), replace=False))
-        usual = self.search(self._rows[drawn], k, exclude_self=drawn).distances.mean(axis=1, dtype=np.float64)
+        usual = self.search(self._rows[drawn], k, exclude_self=self._ids[drawn]).distances.mean(
+            axis=1, dtype=np.float64
+        )
         limit = np.quantile(usual, 0.99)
         own = self.search(queries, k, exclude_self=exclude_self).distances.mean(axis=1, dtype=np.float64)
         return own / max(limit, np.finfo(np.float32).tiny)  # a database of duplicates has limit 0
@@ -189,54 +229,46 @@ class Index:
         """Write the rows to ``path`` (``index.faiss``) and their description beside it (``index.json``)."""
         if not len(self):
             raise ValueError("the index is empty; add codes before saving it")
-        path = Path(path)
-        with atomic_path(path) as partial:
-            faiss.write_index(self._faiss, str(partial))
-        facts = {
-            "kind": "exact",
-            "metric": self.metric,
-            "dimension": self.dimension,
-            "rows": len(self),
-            "encoder_hash": self.encoder_hash,
-            "sha256": sha256(path),
-        }
-        write_json(path.with_suffix(".json"), facts)
+        stored = self._faiss
+        if len(self) != self._next_id:  # rows have been removed, so the ids are kept beside the rows
+            stored = faiss.IndexIDMap(faiss.IndexFlat(self.dimension, FAISS_METRICS[self.metric]))
+            stored.add_with_ids(self._rows, self._ids)
+        facts = {"kind": "exact", "metric": self.metric, "dimension": self.dimension, "rows": len(self)}
+        write_index(path, stored, facts | {"next_id": self._next_id, "encoder_hash": self.encoder_hash})
 
     @classmethod
     def load(cls, path, *, encoder_hash=None):
         """Read an index that :meth:`save` wrote.
 
         With ``encoder_hash``, refuse an index whose codes another encoder made. Raises :class:`IndexFileError`,
-        naming the file, if either file is missing, damaged, no index, or another encoder's.
+        naming the file, if either file is missing, damaged, no index, of a newer format, or another encoder's.
         """
-        path = Path(path)
-        facts_path = path.with_suffix(".json")
-        for file in (path, facts_path):
-            if not file.is_file():
-                raise IndexFileError(f"{file} does not exist; build the index with notebook 04_build_index")
-        try:
-            facts = json.loads(facts_path.read_text())
-            index = cls(facts["metric"], encoder_hash=facts["encoder_hash"])
-            same = sha256(path) == facts["sha256"]
-            expected = (facts["dimension"], facts["rows"], FAISS_METRICS[facts["metric"]])
-        except (ValueError, KeyError, TypeError) as error:
-            raise IndexFileError(f"{facts_path} is no description of an index; build the index anew") from error
-        if encoder_hash is not None and index.encoder_hash != encoder_hash:
-            raise IndexFileError(
-                f"{path} holds the codes of another encoder ({str(index.encoder_hash)[:12]}…, not "
-                f"{encoder_hash[:12]}…); encode the database and build the index anew (notebooks 03 and 04)"
-            )
-        try:
-            flat = faiss.read_index(str(path))
-        except RuntimeError as error:
-            raise IndexFileError(f"{path} is no FAISS index, or a truncated one; build the index anew") from error
-        if not same or not hasattr(flat, "get_xb") or (flat.d, flat.ntotal, flat.metric_type) != expected:
-            raise IndexFileError(f"{path} is not the file that {facts_path.name} describes; build the index anew")
-        index._faiss = flat
+        stored, facts = read_index(path, encoder_hash=encoder_hash)
+        if facts["kind"] != "exact":
+            raise IndexFileError(f"{path} is an index of the kind {facts['kind']}; read it with approximate.load_index")
+        index = cls(facts["metric"], encoder_hash=facts["encoder_hash"])
+        index._next_id = facts.get("next_id", facts["rows"])  # files of format 1 never had rows removed
+        index._ids = np.arange(stored.ntotal)
+        if isinstance(stored, faiss.IndexIDMap):
+            index._ids = faiss.vector_to_array(stored.id_map)
+            stored = faiss.clone_index(faiss.downcast_index(stored.index))
+        if not hasattr(stored, "get_xb"):
+            raise IndexFileError(f"{path} is not the file that its description speaks of; build the index anew")
+        index._faiss = stored
         index._norms = index._squared_norms()
         return index
 
     # -- how it is computed -----------------------------------------------------------------------------------
+
+    def _keep(self, rows):
+        """Keep these rows only (row numbers, ascending), in memory of their own."""
+        kept = faiss.IndexFlat(self.dimension, FAISS_METRICS[self.metric])
+        kept.add(self._rows[rows])
+        self._ids, self._norms, self._faiss = self._ids[rows], self._norms[rows], kept
+
+    def _with_ids(self, hits):
+        """Row numbers replaced by ids."""
+        return Hits(hits.distances, self._ids[hits.ids])
 
     def _squared_norms(self):
         """The squared length of each row; 1 for a row without direction, which puts it at cosine distance 1."""
@@ -271,33 +303,45 @@ class Index:
             return self._every_pair(len(queries))
         error = (self.dimension + 2) * (2.0**-24 * reach + 2.0**-125)
 
-        # The rows are taken in slabs, and the rows at one place of each slab form a group. The k smallest group
-        # minima belong to k different rows, so the k-th best score is no greater, and finding it among the minima
-        # is a fraction of the work of finding it among the scores.
-        width = max(-(-len(self) // SLABS), min(4 * k, len(self)))
-        slabs = -(-len(self) // width)
-        rows, doubled = self._rows, -2 * queries
-        scores = np.empty((slabs, len(queries), width), np.float32)
-        scores[-1, :, len(self) - (slabs - 1) * width :] = np.inf  # where the last slab has no rows
-        if len(queries) == 1:  # one long product is faster than many short ones
-            flat = scores.reshape(-1)[: len(self)]
-            np.matmul(rows, doubled[0], out=flat)
-            flat += self._norms
-            minima = scores.min(axis=0)
-        else:
-            minima = np.full(scores.shape[1:], np.inf, np.float32)
-            for slab, part in enumerate(scores):
-                these = slice(slab * width, min((slab + 1) * width, len(self)))
-                known = part[:, : these.stop - these.start]
-                np.matmul(doubled, rows[these].T, out=known)
-                known += self._norms[these]
-                np.minimum(minima, part, out=minima)
-        limit = np.partition(minima, k - 1, axis=1)[:, k - 1].astype(np.float64)
+        # The rows are scored in slabs whose scores stay in the cache, and of each group of rows only the least score
+        # is kept: for FINE rows, and for COARSE such groups together. The k smallest minima of the large groups
+        # belong to k different rows, so the k-th best score is no greater than the k-th of them, and finding it among
+        # the minima is a fraction of the work of finding it among the scores.
+        small = len(self) < 2 * FINE * COARSE * k  # too few large groups
+        fine, coarse = (1, 1) if small else (FINE, COARSE)
+        step = fine * coarse
+        height = step * -(-min(SCORES // len(queries), len(self)) // step)
+        places, slabs = height // fine, -(-len(self) // height)
+        minima = np.empty((slabs, places, len(queries)), np.float32)
+        scores = np.empty((height, len(queries)), np.float32)
+        doubled = -2 * queries
+        columns = np.ascontiguousarray(doubled.T)
+        for slab in range(slabs):
+            these = slice(slab * height, min((slab + 1) * height, len(self)))
+            known = scores[: these.stop - these.start]
+            np.matmul(self._rows[these], columns, out=known)
+            known += self._norms[these, None]
+            scores[len(known) :] = np.inf  # where the last slab has no rows
+            scores.reshape(fine, places, -1).min(axis=0, out=minima[slab])
+        minima = minima.reshape(coarse, -1, len(queries))  # a large group: one place of each of so many parts
+        least = minima.min(axis=0) if coarse > 1 else minima[0]
+        limit = np.partition(least.T, k - 1, axis=1)[:, k - 1].astype(np.float64)
         # The last term covers the rounding of distances to float32, which makes ties.
         limit = (limit + 2 * error + 2.0**-22 * (np.abs(limit) + lengths**2)).astype(np.float32)
-        of_query, group = np.divmod(np.flatnonzero(minima <= limit[:, None]), width)
-        slab, pair = np.nonzero(scores[:, of_query, group] <= limit[of_query])
-        return of_query[pair], slab * width + group[pair]
+
+        # From the large groups within the limit to their groups, to their rows.
+        place, of_query = np.nonzero(least <= limit)
+        part, pair = np.nonzero(minima[:, place, of_query] <= limit[of_query])
+        group, of_query = part * least.shape[0] + place[pair], of_query[pair]
+        slab, place = np.divmod(group, places)
+        rows = (slab * height + place)[:, None] + places * np.arange(fine)
+        pair, member = np.nonzero(rows < len(self))
+        rows, of_query = rows[pair, member], of_query[pair]
+        if fine > 1:
+            scores = np.einsum("pd,pd->p", self._rows[rows], doubled[of_query]) + self._norms[rows]
+            near = scores <= limit[of_query]
+            rows, of_query = rows[near], of_query[near]
+        return of_query, rows
 
     def _manhattan_candidates(self, queries, k):
         """Pairs (query, row) that include each query's ``k`` nearest rows, by FAISS's search."""
@@ -353,17 +397,22 @@ class Index:
 
     def _checked(self, codes, what):
         """``codes`` as a contiguous float32 matrix that fits the index; else a ValueError that says what is wrong."""
-        codes = np.asarray(codes)
-        if codes.dtype != np.float32:
-            raise ValueError(f"{what} must be float32, not {codes.dtype}; convert with .astype('float32')")
-        if codes.ndim != 2 or 0 in codes.shape:
-            raise ValueError(f"{what} must be a non-empty (N, D) matrix, not of shape {codes.shape}")
-        if self.dimension not in (None, codes.shape[1]):
-            raise ValueError(f"{what} have {codes.shape[1]} numbers each, but the index has {self.dimension}")
-        bad = np.flatnonzero(~np.isfinite(codes).all(axis=1))
-        if len(bad):
-            raise ValueError(f"{what} have NaN or infinity in {len(bad)} row(s), first in row {bad[0]}")
-        return np.ascontiguousarray(codes)
+        return checked_codes(codes, what, self.dimension)
+
+    def _rows_of(self, ids, what):
+        """The row numbers of ids, which must be in the index."""
+        if not len(self):
+            raise ValueError("the index is empty; add codes first")
+        ids = np.atleast_1d(np.asarray(ids))
+        if ids.ndim != 1 or not len(ids) or ids.dtype.kind not in "iu":
+            raise ValueError(
+                f"{what} must be a non-empty sequence of whole numbers, not {ids.dtype} of shape {ids.shape}"
+            )
+        rows = np.minimum(np.searchsorted(self._ids, ids), len(self) - 1)
+        absent = ids[self._ids[rows] != ids]
+        if len(absent):
+            raise ValueError(f"{what} name {len(absent)} id(s) that are not in the index, first {absent[0]}")
+        return rows
 
     def _checked_queries(self, queries, exclude_self):
         """Queries as ``(Q, D)`` (unit length for cosine) and their own row ids as an array, or ``None``."""
@@ -375,12 +424,81 @@ class Index:
             queries = unit_length(queries)
         if exclude_self is None:
             return queries, None
-        own = np.atleast_1d(np.asarray(exclude_self))
-        if own.shape != (len(queries),) or own.dtype.kind not in "iu" or own.min() < 0 or own.max() >= len(self):
-            raise ValueError(
-                f"exclude_self must give one row id from 0 to {len(self) - 1} for each of the {len(queries)} queries"
-            )
-        return queries, own.astype(np.int64)
+        own = self._rows_of(exclude_self, "exclude_self")
+        if len(own) != len(queries):
+            raise ValueError(f"exclude_self has {len(own)} id(s) for {len(queries)} queries; give one for each")
+        return queries, own
+
+
+def write_index(path, stored, facts):
+    """Write a FAISS index to ``path``, and ``facts`` about it with its SHA-256 to a JSON file beside it.
+
+    Each file appears whole or not at all. Raises :class:`IndexFileError` if it cannot be written; what was there stays.
+    """
+    path = Path(path)
+    write = faiss.write_index_binary if isinstance(stored, faiss.IndexBinary) else faiss.write_index
+    try:
+        with atomic_path(path) as partial:
+            write(stored, str(partial))
+            facts = facts | {"format": FORMAT, "sha256": sha256(partial)}
+        write_json(path.with_suffix(".json"), facts)
+    except (RuntimeError, OSError) as error:  # FAISS raises RuntimeError
+        raise IndexFileError(f"{path} could not be written ({error}); what was there before is unchanged") from error
+
+
+def read_index(path, *, encoder_hash=None, mmap=False):
+    """What :func:`write_index` wrote: the FAISS index and the facts about it, checked.
+
+    With ``mmap`` the vectors stay in the file until they are asked for, and the file's hash is not computed. Raises
+    :class:`IndexFileError`, see :meth:`Index.load`.
+    """
+    path = Path(path)
+    facts_path = path.with_suffix(".json")
+    for file in (path, facts_path):
+        if not file.is_file():
+            raise IndexFileError(f"{file} does not exist; build the index with notebook 04_build_index")
+    try:
+        facts = json.loads(facts_path.read_text())
+        newer = facts.get("format", 1) > FORMAT
+        known = facts["encoder_hash"]
+        same = newer or mmap or sha256(path) == facts["sha256"]
+        expected = (facts["dimension"], facts["rows"], FAISS_METRICS.get(facts["metric"]), facts["kind"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise IndexFileError(f"{facts_path} is no description of an index; build the index anew") from error
+    if newer:
+        raise IndexFileError(
+            f"{path} has format {facts['format']}, and this version reads up to {FORMAT}; update cbir_utils, "
+            "or build the index anew"
+        )
+    if encoder_hash is not None and known != encoder_hash:
+        raise IndexFileError(
+            f"{path} holds the codes of another encoder ({str(known)[:12]}…, not "
+            f"{encoder_hash[:12]}…); encode the database and build the index anew (notebooks 03 and 04)"
+        )
+    read = faiss.read_index_binary if expected[-1] == "binary" else faiss.read_index
+    try:
+        stored = read(str(path), faiss.IO_FLAG_MMAP_IFC if mmap else 0)
+    except RuntimeError as error:
+        raise IndexFileError(f"{path} is no FAISS index, or a truncated one; build the index anew") from error
+    found = (stored.d, stored.ntotal, stored.metric_type if expected[2] is not None else None)
+    if not same or found != expected[:3]:
+        raise IndexFileError(f"{path} is not the file that {facts_path.name} describes; build the index anew")
+    return stored, facts
+
+
+def checked_codes(codes, what, dimension=None):
+    """``codes`` as a contiguous ``(N, D)`` float32 matrix, or a ValueError that says what is wrong with them."""
+    codes = np.asarray(codes)
+    if codes.dtype != np.float32:
+        raise ValueError(f"{what} must be float32, not {codes.dtype}; convert with .astype('float32')")
+    if codes.ndim != 2 or 0 in codes.shape:
+        raise ValueError(f"{what} must be a non-empty (N, D) matrix, not of shape {codes.shape}")
+    if dimension not in (None, codes.shape[1]):
+        raise ValueError(f"{what} have {codes.shape[1]} numbers each, but the index has {dimension}")
+    bad = np.flatnonzero(~np.isfinite(codes).all(axis=1))
+    if len(bad):
+        raise ValueError(f"{what} have NaN or infinity in {len(bad)} row(s), first in row {bad[0]}")
+    return np.ascontiguousarray(codes)
 
 
 class BinaryIndex:
@@ -433,13 +551,13 @@ def near_duplicates(index, neighbours=5):
     Returns
     -------
     tuple
-        The pairs ``(P, 2)`` int64, the lower row first, from the nearest pair on; their distances ``(P,)`` float32; and
-        the largest distance that counts, a float.
+        The pairs ``(P, 2)`` int64 of ids, the lower first, from the nearest pair on; their distances ``(P,)`` float32;
+        and the largest distance that counts, a float.
     """
     count = len(index)
     if count < 2:
         raise ValueError(f"pairs need two rows or more, and the index has {count}")
-    hits = index.search(index._rows, min(neighbours, count - 1), exclude_self=np.arange(count))
+    hits = index.search(index._rows, min(neighbours, count - 1), exclude_self=index.ids)
     usual = hits.distances[:, 0][hits.distances[:, 0] > 0].astype(np.float64)
     limit = 0.0
     if len(usual):
@@ -449,7 +567,7 @@ def near_duplicates(index, neighbours=5):
             log_s = high - np.log(np.log(4)) / m
             limit = float(np.exp(log_s + np.log(0.5 / count) / m))
     row, place = np.nonzero(hits.distances <= limit)
-    pairs = np.sort(np.stack([row, hits.ids[row, place]], axis=1), axis=1)
+    pairs = np.sort(np.stack([index.ids[row], hits.ids[row, place]], axis=1), axis=1)
     pairs, first = np.unique(pairs, axis=0, return_index=True)  # most pairs are found from both ends
     distances = hits.distances[row, place][first]
     order = np.argsort(distances, kind="stable")

@@ -1,6 +1,7 @@
 """Exact search, held equal to a slow loop over queries and rows; saving and loading; every refusal."""
 
 import json
+from pathlib import Path
 
 import faiss
 import numpy as np
@@ -9,7 +10,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from cbir_utils.index import METRICS, QUERIES, SLABS, BinaryIndex, Index, IndexFileError, mutual, near_duplicates
+from cbir_utils.index import (
+    COARSE,
+    FINE,
+    FORMAT,
+    METRICS,
+    QUERIES,
+    BinaryIndex,
+    Hits,
+    Index,
+    IndexFileError,
+    mutual,
+    near_duplicates,
+)
 
 EXACT = ("euclidean", "manhattan")  # on small whole numbers their float64 sums are exact, in whatever order
 
@@ -104,14 +117,20 @@ def test_search_and_rank_equal_the_slow_loop_on_small_integers(metric, problem):
     assert_ranked(ranked, distances, ids, metric)
 
 
+GROUP = FINE * COARSE
+
+
 @pytest.mark.parametrize("metric", METRICS)
-@pytest.mark.parametrize("n", [1, 2, SLABS - 1, SLABS, SLABS + 1, 2 * SLABS - 1, 2 * SLABS, 2 * SLABS + 1, 70])
-def test_search_is_right_for_databases_around_the_slab_size(metric, n):
+@pytest.mark.parametrize(
+    "n", [1, 2, GROUP - 1, GROUP, GROUP + 1, 2 * GROUP - 1, 2 * GROUP, 2 * GROUP + 1, 5 * GROUP + 7]
+)
+def test_search_is_right_for_databases_around_the_group_size(metric, n, monkeypatch):
+    monkeypatch.setattr("cbir_utils.index.SCORES", 3 * 2 * GROUP)  # three queries at once: slabs of two groups
     rows, queries = small_integers(n, n, 3), small_integers(100, 3, 3)
     rows[n // 2 :] = rows[: n - n // 2]  # every row twice: ties
     distances, ids = slow_ranking(rows, queries, metric)
     index = build(rows, metric)
-    for k in {1, (n + 1) // 2, n}:
+    for k in {1, min(2, n), (n + 1) // 2, n}:
         assert_nearest(index.search(queries, k), distances, ids, metric)
         assert_nearest(index.search(queries[1], k), distances[1:2], ids[1:2], metric)
 
@@ -343,14 +362,77 @@ def test_a_single_row_is_refused_as_codes():
         Index().add(np.zeros(2, np.float32))
 
 
-@pytest.mark.parametrize("own", [[0], [0, 1, 1], [0, 2], [-1, 0], [0.0, 1.0], [True, False], [[0], [1]]])
-def test_an_exclude_self_that_names_no_rows_is_refused(own):
+@pytest.mark.parametrize(
+    ("own", "message"),
+    [
+        ([0], r"exclude_self has 1 id\(s\) for 2 queries; give one for each"),
+        ([0, 1, 1], r"exclude_self has 3 id\(s\) for 2 queries; give one for each"),
+        ([0, 2], r"exclude_self name 1 id\(s\) that are not in the index, first 2"),
+        ([-1, 0], r"exclude_self name 1 id\(s\) that are not in the index, first -1"),
+        ([0.0, 1.0], "exclude_self must be a non-empty sequence of whole numbers, not float64"),
+        ([True, False], "exclude_self must be a non-empty sequence of whole numbers, not bool"),
+        ([[0], [1]], r"exclude_self must be a non-empty sequence of whole numbers, not int64 of shape \(2, 1\)"),
+    ],
+)
+def test_an_exclude_self_that_names_no_rows_is_refused(own, message):
     index, queries = build([[0, 0], [1, 1]]), np.zeros((2, 2), np.float32)
-    message = "exclude_self must give one row id from 0 to 1 for each of the 2 queries"
     with pytest.raises(ValueError, match=message):
         index.search(queries, 1, exclude_self=own)
-    with pytest.raises(ValueError, match=message):
-        next(index.rank(queries, exclude_self=own))
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_after_removing_rows_the_others_are_found_under_their_ids(metric, tmp_path):
+    rows, queries = small_integers(50, 90, 3), small_integers(20, 3, 3)
+    index = build(rows, metric)
+    gone = np.array([0, 7, 8, 89])
+    index.remove(gone)
+    left = np.setdiff1d(np.arange(90), gone)
+    assert (index.ids == left).all()
+    distances, order = slow_ranking(rows[left], queries, metric)
+    assert_nearest(index.search(queries, 10), distances, left[order], metric)
+    assert_ranked(np.concatenate(list(index.rank(queries))), distances, left[order], metric)
+    own = left[:20]
+    with_own = index.search(rows[own], 5, exclude_self=own)
+    assert not (with_own.ids == own[:, None]).any()
+
+    index.save(tmp_path / "index.faiss")
+    again = Index.load(tmp_path / "index.faiss")
+    assert (again.ids == left).all()
+    assert (again.search(queries, 10).ids == index.search(queries, 10).ids).all()
+    for part in (index, again):
+        part.add(rows[:2])  # no id is given twice, the last one's neither
+        assert part.ids[-2:].tolist() == [90, 91]
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_a_subset_is_searched_like_an_index_of_its_rows(metric):
+    rows, queries = small_integers(51, 120, 3), small_integers(21, 40, 3)
+    index = build(rows, metric)
+    subset = np.array([90, 3, 4, 5, 50, 51, 52, 3])  # in any order, one of them twice
+    within = np.unique(subset)
+    distances, order = slow_ranking(rows[within], queries, metric)
+    assert_nearest(index.search(queries, 4, subset=subset), distances, within[order], metric)
+    assert len(index) == 120
+    own = np.array([3, 119])  # one is in the subset, the other is not
+    hits = index.search(rows[own], 6, exclude_self=own, subset=subset)
+    assert sorted(hits.ids[0]) == [4, 5, 50, 51, 52, 90]
+    distances, order = slow_ranking(rows[within], rows[[119]], metric)
+    assert_nearest(Hits(hits.distances[1:], hits.ids[1:]), distances, within[order], metric)
+
+
+def test_a_subset_or_a_removal_of_unknown_ids_is_refused():
+    index = build(small_integers(1, 5, 2))
+    for name, call in (
+        ("subset", lambda ids: index.search(np.zeros(2, np.float32), 1, subset=ids)),
+        ("ids", index.remove),
+    ):
+        with pytest.raises(ValueError, match=rf"{name} name 1 id\(s\) that are not in the index, first 5"):
+            call([1, 5])
+        with pytest.raises(ValueError, match=f"{name} must be a non-empty sequence"):
+            call([])
+    with pytest.raises(ValueError, match="k is 3, but the index holds only 2 rows"):
+        index.search(np.zeros(2, np.float32), 3, subset=[0, 1])
+    assert len(index) == 5
 
 
 def test_an_empty_index_can_be_neither_searched_nor_ranked_nor_saved(tmp_path):
@@ -409,7 +491,42 @@ def test_plain_faiss_reads_and_searches_a_saved_index(saved):
 def test_the_description_beside_an_index_says_what_it_holds(saved):
     facts = json.loads(saved.with_suffix(".json").read_text())
     assert len(facts.pop("sha256")) == 64
-    assert facts == {"kind": "exact", "metric": "euclidean", "dimension": 4, "rows": 60, "encoder_hash": "abc123"}
+    assert facts == {
+        "kind": "exact",
+        "metric": "euclidean",
+        "dimension": 4,
+        "rows": 60,
+        "next_id": 60,
+        "encoder_hash": "abc123",
+        "format": FORMAT,
+    }
+
+
+def test_an_index_of_a_newer_format_is_refused_and_an_older_one_read(saved):
+    facts_path = saved.with_suffix(".json")
+    facts = json.loads(facts_path.read_text())
+    facts_path.write_text(json.dumps(facts | {"format": FORMAT + 1}))
+    with pytest.raises(IndexFileError, match=f"has format {FORMAT + 1}, and this version reads up to {FORMAT}; update"):
+        Index.load(saved)
+    facts_path.write_text(json.dumps({k: v for k, v in facts.items() if k not in ("format", "next_id")}))
+    assert len(Index.load(saved)) == 60
+
+
+def test_an_index_that_cannot_be_written_leaves_the_old_one(saved, monkeypatch):
+    def full(index, path):
+        Path(path).write_bytes(b"half")
+        raise RuntimeError("No space left on device")
+
+    before = saved.read_bytes()
+    index = Index.load(saved).remove([0])
+    monkeypatch.setattr("cbir_utils.index.faiss.write_index", full)
+    with pytest.raises(
+        IndexFileError, match=r"could not be written \(No space left on device\); what was there before"
+    ):
+        index.save(saved)
+    assert saved.read_bytes() == before
+    assert len(Index.load(saved)) == 60
+    assert sorted(p.name for p in saved.parent.iterdir()) == ["index.faiss", "index.json"]
 
 
 @pytest.mark.parametrize("ending", [".faiss", ".json"])
