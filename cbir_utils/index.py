@@ -34,10 +34,10 @@ FAISS_METRICS = {
 FORMAT = 2
 
 #: Handled at a time: queries by a core, scores of a product (they fit into a core's cache), pairs (query, row).
-QUERIES, SCORES, PAIRS = 128, 2**17, 2**16
+QUERIES, SCORES, PAIRS = 256, 2**17, 2**16
 
 #: Rows in a group whose least score is kept (they are scored again if it is good), and groups in a group of groups.
-FINE, COARSE = 4, 8
+FINE, COARSE = 8, 8
 
 #: To keep BLAS to one thread while several blocks of queries are searched side by side.
 _THREADS = ThreadpoolController()
@@ -164,12 +164,14 @@ class Index:
             without = " besides the query itself" if own is not None else ""
             raise ValueError(f"k is {k}, but the index holds only {most} rows{without}")
 
-        starts = range(0, len(queries), QUERIES)
+        cores = os.cpu_count()
+        size = min(QUERIES, max(QUERIES // 8, -(-len(queries) // cores)))
+        starts = range(0, len(queries), size)
         if len(starts) == 1:
             return self._with_ids(self._search_block(queries, k, own))
-        blocks = [slice(start, start + QUERIES) for start in starts]
+        blocks = [slice(start, start + size) for start in starts]
         # A block of queries to each core, and within a block one thread: the steps between products profit too.
-        with _THREADS.limit(limits=1, user_api="blas"), ThreadPoolExecutor(os.cpu_count()) as pool:
+        with _THREADS.limit(limits=1, user_api="blas"), ThreadPoolExecutor(cores) as pool:
             parts = pool.map(lambda b: self._search_block(queries[b], k, None if own is None else own[b]), blocks)
             return self._with_ids(Hits(*(np.concatenate(part) for part in zip(*parts, strict=True))))
 
@@ -302,6 +304,10 @@ class Index:
         if not reach.max() < 1e38:  # float32 overflows: every row has to be measured exactly
             return self._every_pair(len(queries))
         error = (self.dimension + 2) * (2.0**-24 * reach + 2.0**-125)
+        spread = float(self._norms.max() - self._norms.min())
+        alike = spread <= 1e-5 * longest**2  # as for cosine: then |r|² ranks next to nothing, and need not be added
+        norms = np.zeros_like(self._norms) if alike else self._norms
+        error += spread * alike
 
         # The rows are scored in slabs whose scores stay in the cache, and of each group of rows only the least score
         # is kept: for FINE rows, and for COARSE such groups together. The k smallest minima of the large groups
@@ -320,14 +326,15 @@ class Index:
             these = slice(slab * height, min((slab + 1) * height, len(self)))
             known = scores[: these.stop - these.start]
             np.matmul(self._rows[these], columns, out=known)
-            known += self._norms[these, None]
+            if not alike:
+                known += norms[these, None]
             scores[len(known) :] = np.inf  # where the last slab has no rows
             scores.reshape(fine, places, -1).min(axis=0, out=minima[slab])
         minima = minima.reshape(coarse, -1, len(queries))  # a large group: one place of each of so many parts
         least = minima.min(axis=0) if coarse > 1 else minima[0]
         limit = np.partition(least.T, k - 1, axis=1)[:, k - 1].astype(np.float64)
         # The last term covers the rounding of distances to float32, which makes ties.
-        limit = (limit + 2 * error + 2.0**-22 * (np.abs(limit) + lengths**2)).astype(np.float32)
+        limit = (limit + 2 * error + 2.0**-22 * (np.abs(limit) + longest**2 + lengths**2)).astype(np.float32)
 
         # From the large groups within the limit to their groups, to their rows.
         place, of_query = np.nonzero(least <= limit)
@@ -338,7 +345,7 @@ class Index:
         pair, member = np.nonzero(rows < len(self))
         rows, of_query = rows[pair, member], of_query[pair]
         if fine > 1:
-            scores = np.einsum("pd,pd->p", self._rows[rows], doubled[of_query]) + self._norms[rows]
+            scores = np.einsum("pd,pd->p", self._rows[rows], doubled[of_query]) + norms[rows]
             near = scores <= limit[of_query]
             rows, of_query = rows[near], of_query[near]
         return of_query, rows

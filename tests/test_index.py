@@ -164,7 +164,7 @@ def test_of_many_rows_at_equal_distance_the_lowest_ids_come_first(metric):
 @pytest.mark.parametrize("metric", METRICS)
 def test_several_blocks_of_queries_equal_the_slow_loop(metric):
     rows = small_integers(3, 80, 3)
-    queries = small_integers(4, 2 * QUERIES + 5, 3)
+    queries = small_integers(4, 2 * 128 + 5, 3)
     distances, ids = slow_ranking(rows, queries, metric)
     index = build(rows, metric)
     assert_nearest(index.search(queries, 7), distances, ids, metric)
