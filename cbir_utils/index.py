@@ -164,7 +164,7 @@ class Index:
             without = " besides the query itself" if own is not None else ""
             raise ValueError(f"k is {k}, but the index holds only {most} rows{without}")
 
-        cores = os.cpu_count()
+        cores = _cores()
         size = min(QUERIES, max(QUERIES // 8, -(-len(queries) // cores)))
         starts = range(0, len(queries), size)
         if len(starts) == 1:
@@ -200,7 +200,7 @@ class Index:
 
         # Each core sorts a block of its own while the caller looks at the last one.
         # (No more than eight at once: at 60,000 rows a block takes some 100 MB.)
-        starts, cores = range(0, len(queries), block), min(8, os.cpu_count())
+        starts, cores = range(0, len(queries), block), min(8, _cores())
         with ThreadPoolExecutor(cores) as pool:
             waiting = deque(pool.submit(ranking, start) for start in starts[:cores])
             for following in [*starts[cores:], *[None] * len(waiting)]:
@@ -592,6 +592,11 @@ def mutual(hits):
     reverse = (hits * count + images).ravel()
     place = np.minimum(np.searchsorted(known, reverse), len(known) - 1)
     return (known[place] == reverse).reshape(hits.shape)
+
+
+def _cores():
+    """The processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def _squared_lengths(rows):
