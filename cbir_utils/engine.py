@@ -13,12 +13,16 @@ to the next is to change the address::
 Needs the extra ``scale``; importing this module does not.
 """
 
+import atexit
+import hashlib
 import json
 import logging
 import os
 import re
 import warnings
 from collections import Counter, deque
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +51,11 @@ CONNECT, ANSWER, LOAD = 5, 60, 600
 #: Properties of a collection, where the facts about it are kept as JSON, and the id that the next code gets.
 FACTS, NEXT_ID = "cbir_utils.facts", "cbir_utils.next_id"
 
-#: How many collections are open of each embedded file, and what the engine's libraries have logged.
+#: In the folder of the embedded engine: the SHA-256 of each file, written when it is closed and removed when it is
+#: opened. milvus-lite itself takes a damaged manifest for an empty collection, and deletes the codes.
+SEAL = "seal.json"
+
+#: How many collections are open of each embedded engine, and what the libraries have logged.
 _OPEN, _LOGGED = Counter(), deque(maxlen=100)
 
 
@@ -100,7 +108,7 @@ class Collection:
             self._dimension = facts.get("dimension")
             if facts:
                 self._check(facts)
-                self._call("load_collection", timeout=LOAD)
+                self._load()
         except BaseException:
             self.close()
             raise
@@ -130,7 +138,8 @@ class Collection:
             return
         self._client.close()
         self._client = None
-        _release(self.address)
+        if _embedded(self.address):
+            _release(self.address)
 
     def add(self, codes, ids=None, *, progress=None):
         """Add ``(N, D)`` float32 codes; a code whose id is there already replaces the one that was. Returns itself.
@@ -222,7 +231,7 @@ class Collection:
         queries = checked_codes(queries[None] if queries.ndim == 1 else queries, "queries", self.dimension)
         if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
             raise ValueError(f"k must be a whole number of 1 or more, not {k!r}")
-        most = MOST_HITS - (exclude_self is not None)
+        k, most = int(k), MOST_HITS - (exclude_self is not None)  # pymilvus takes no NumPy number
         if k > most:
             without = " besides the query itself" if exclude_self is not None else ""
             raise ValueError(f"k is {k}, but Milvus returns {most} hits at most{without}; ask for fewer")
@@ -299,39 +308,38 @@ class Collection:
         return np.column_stack([unit_length(codes), (~codes.any(axis=1)).astype(np.float32)])
 
     def _create(self, dimension):
-        """Make the collection with its index, so that what is added to it can be found at once."""
+        """Make the collection."""
         import pymilvus
 
         schema = self._client.create_schema(auto_id=False, enable_dynamic_field=False)
         schema.add_field("id", pymilvus.DataType.INT64, is_primary=True)
         schema.add_field("code", pymilvus.DataType.FLOAT_VECTOR, dim=dimension + (self.metric == "cosine"))
-        if _embedded(self.address):  # its HNSW has lost rows when it merged its files
-            kind = {"index_type": "FLAT"}
-        else:
-            kind = {"index_type": "HNSW", "params": {"M": M, "efConstruction": EF_CONSTRUCTION}}
-        indexes = self._client.prepare_index_params()
-        indexes.add_index("code", metric_type="L2", **kind)
         facts = {"format": FORMAT, "metric": self.metric, "dimension": dimension, "encoder_hash": self.encoder_hash}
-        self._call(
-            "create_collection", schema=schema, index_params=indexes, consistency_level="Strong",
-            properties={FACTS: json.dumps(facts)},
-        )  # fmt: skip
+        properties = {FACTS: json.dumps(facts)}
+        self._call("create_collection", schema=schema, consistency_level="Strong", properties=properties)
+        self._load()
         self._dimension = dimension
+
+    def _load(self):
+        """Make the collection ready to be searched; with its index, unless it has one."""
+        if not self._call("list_indexes"):
+            if _embedded(self.address):  # its HNSW has lost rows when it merged its files
+                kind = {"index_type": "FLAT"}
+            else:
+                kind = {"index_type": "HNSW", "params": {"M": M, "efConstruction": EF_CONSTRUCTION}}
+            indexes = self._client.prepare_index_params()
+            indexes.add_index("code", metric_type="L2", **kind)
+            self._call("create_index", indexes, sync=False)
+        self._call("load_collection", timeout=LOAD)
 
     def _stored_facts(self):
         """The facts that are kept with the collection; empty if there is no collection."""
-        _LOGGED.clear()
         if not self._call("has_collection"):
             return {}
         description = self._call("describe_collection")
-        for record in _LOGGED:  # the embedded engine opens what is left of a damaged file and says so in its log
+        for record in _LOGGED:  # a file that was not closed has no seal; what the engine misses it only logs
             if record.name == "milvus_lite.engine.recovery" and record.levelno >= logging.WARNING:
                 raise EngineError(f"{self} is damaged ({record.getMessage()}); delete it and add the codes anew")
-            if record.name == "milvus_lite.storage.wal":
-                warnings.warn(
-                    f"{self} was not closed properly: if the last add was interrupted, repeat it with the same ids",
-                    stacklevel=3,
-                )
         try:
             facts = json.loads(description["properties"][FACTS])
             facts["metric"], facts["dimension"], facts["encoder_hash"], facts["format"] + 0
@@ -405,7 +413,8 @@ def drop(address, name, *, token=""):
         _ask(address, client.drop_collection, name, timeout=ANSWER)
     finally:
         client.close()
-        _release(address)
+        if _embedded(address):
+            _release(address)
 
 
 def _embedded(address):
@@ -433,7 +442,7 @@ def _connect(address, name, token):
             import milvus_lite  # noqa: F401
     except ImportError as error:
         raise EngineError(f"an engine needs the package {error.name}; install it: pip install -e '.[scale]'") from error
-    for logger in map(logging.getLogger, ("pymilvus", "pymilvus.milvus_client", "milvus_lite")):
+    for logger in map(logging.getLogger, ("pymilvus", "pymilvus.milvus_client", "milvus_lite", "grpc._server")):
         # Their tracebacks would stand above the sentences of this module.
         logger.handlers, logger.propagate = [_LOG], False
     _LOGGED.clear()
@@ -442,22 +451,69 @@ def _connect(address, name, token):
             Path(address).parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise EngineError(f"{address} cannot be written ({error.strerror})") from error
-    client = _ask(address, pymilvus.MilvusClient, address, token=token, dedicated=True, timeout=CONNECT)
-    if _embedded(address):
-        _OPEN[Path(address).resolve()] += 1
+    if not _embedded(address):
+        return _ask(address, pymilvus.MilvusClient, address, token=token, dedicated=True, timeout=CONNECT)
+    folder = os.path.abspath(address)
+    sealed = _OPEN[folder] or _check_seal(folder)
+    client = _ask(address, pymilvus.MilvusClient, address, dedicated=True, timeout=CONNECT)
+    if not sealed:
+        warnings.warn(
+            f"{address} was not closed properly: if an add was cut off, repeat it with the same ids", stacklevel=3
+        )
+    Path(folder, SEAL).unlink(missing_ok=True)
+    _OPEN[folder] += 1
+    _close_at_exit()
     return client
 
 
 def _release(address):
     """Stop the embedded engine of a file that nobody has open any more, so that other programs can open it."""
-    if not _embedded(address):
-        return
     from milvus_lite.server_manager import server_manager_instance
 
-    path = Path(address).resolve()
-    _OPEN[path] -= 1
-    if not _OPEN[path]:
-        server_manager_instance.release_server(address)
+    folder = os.path.abspath(address)
+    _OPEN[folder] -= 1
+    if not _OPEN[folder]:
+        server_manager_instance.release_server(folder)
+        with suppress(OSError):  # without a seal there is a warning at the next start
+            Path(folder, SEAL).write_text(json.dumps(_hashes(folder), indent=1))
+
+
+@cache
+def _close_at_exit():
+    """For programs that do not close their collections (as notebooks do); before milvus-lite does it in its way."""
+
+    def close():
+        for folder in +_OPEN:
+            _OPEN[folder] = 1
+            _release(folder)
+
+    atexit.register(close)
+
+
+def _check_seal(folder):
+    """Compare an embedded engine's files with their hashes. Returns whether they were there, or nothing is to check."""
+    try:
+        expected = json.loads(Path(folder, SEAL).read_text())
+    except (OSError, ValueError):
+        return not any(Path(folder).glob("collections/*"))
+    found = _hashes(folder)
+    for name in sorted(expected | found):
+        if expected.get(name) != found.get(name):
+            raise EngineError(
+                f"{folder} is damaged, or another program has changed it: {name} is not what it was when it was "
+                "closed; delete the folder and add the codes anew"
+            )
+    return True
+
+
+def _hashes(folder):
+    """The SHA-256 of each file in a folder, by its path in there; without those that say nothing about the codes."""
+    hashes = {}
+    for path in sorted(Path(folder).rglob("*")):
+        if path.is_file() and path.name not in ("LOCK", SEAL):
+            with open(path, "rb") as file:
+                hashes[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
+    return hashes
 
 
 def _ask(address, call, *arguments, **options):
