@@ -13,6 +13,8 @@ import json
 import os
 import platform
 import resource
+import subprocess
+import sys
 import time
 from datetime import date
 from pathlib import Path
@@ -20,12 +22,16 @@ from pathlib import Path
 import numpy as np
 from scipy.interpolate import CubicSpline
 
+from cbir_utils.approximate import make_index
 from cbir_utils.artifacts import Run, sha256, write_json
 from cbir_utils.datasets import load_dataset
 from cbir_utils.index import Hits, Index, unit_length
 
 SIZES = [100_000, 1_000_000, 3_000_000, 10_000_000]
 K, QUERIES, BATCH, GROUP, GRID = 10, 1000, 20_000, 250, 5
+
+#: Bytes of a compressed code in the index, images that the quantiser learns from, and the recall@10 asked for.
+PQ_BYTES, SAMPLE, TARGET = 24, 1_000_000, 0.95
 
 
 # -- the stream -------------------------------------------------------------------------------------------------
@@ -89,8 +95,8 @@ def stream(images, number, seed=0):
 # -- what is kept of it -----------------------------------------------------------------------------------------
 
 
-def encode_stream(folder, images, queries, encoder, encoder_hash, count):
-    """Encode the stream's first ``count`` images; go on where the folder ends.
+def encode_stream(folder, images, queries, encoder, encoder_hash, sizes):
+    """Encode the stream up to the largest of ``sizes``; go on where the folder ends.
 
     Writes ``codes.f16`` (rows of unit length, float16) and ``state.json``: rows, seconds, and the exact K nearest
     rows of each query at each of the sizes, found as the codes pass by.
@@ -98,7 +104,9 @@ def encode_stream(folder, images, queries, encoder, encoder_hash, count):
     from cbir_utils.training import encode  # TensorFlow takes seconds to import
 
     state_path, codes_path = folder / "state.json", folder / "codes.f16"
+    folder.mkdir(parents=True, exist_ok=True)
     asked = unit_length(encode(encoder, queries))
+    np.save(folder / "queries.npy", asked)
     facts = {"encoder": encoder_hash, "batch": BATCH, "dimension": asked.shape[1], "queries": len(asked)}
     state = json.loads(state_path.read_text()) if state_path.is_file() else {**facts, "rows": 0, "seconds": 0.0}
     if any(state[name] != value for name, value in facts.items()):
@@ -107,25 +115,24 @@ def encode_stream(folder, images, queries, encoder, encoder_hash, count):
     if state["rows"]:
         with np.load(folder / f"exact_{state['rows']}.npz") as kept:
             nearest = Hits(kept["distances"], kept["ids"])
-    folder.mkdir(parents=True, exist_ok=True)
     with open(codes_path, "r+b" if state["rows"] else "wb") as file:
         file.truncate(state["rows"] * asked.shape[1] * 2)
         file.seek(0, os.SEEK_END)
-        while state["rows"] < count:
+        while state["rows"] < max(sizes):
             start = time.perf_counter()
             codes = unit_length(encode(encoder, stream(images, state["rows"] // BATCH))).astype(np.float16)
             file.write(codes.tobytes())
             state["seconds"] += time.perf_counter() - start
             nearest = merged(nearest, asked, codes.astype(np.float32), state["rows"])
             state["rows"] += BATCH
-            if state["rows"] in (*SIZES, count) or state["rows"] % 500_000 == 0:
+            if state["rows"] in sizes or state["rows"] % 500_000 == 0:
                 file.flush()
                 np.savez(folder / f"exact_{state['rows']}.npz", distances=nearest.distances, ids=nearest.ids)
                 state.setdefault("seconds_at", {})[str(state["rows"])] = state["seconds"]
                 write_json(state_path, state)
                 rate = state["rows"] / state["seconds"]
+                state["encode_memory_gb"] = max(memory(), state.get("encode_memory_gb", 0))
                 print(f"  {state['rows']:>12,} images encoded, {rate:,.0f} a second, {memory():.2f} GB", flush=True)
-    return asked
 
 
 def merged(nearest, queries, codes, first):
@@ -146,7 +153,7 @@ def memory():
 # -- one size ---------------------------------------------------------------------------------------------------
 
 
-def measure(folder, count, method_facts):
+def measure(folder, count):
     """Build an index of the first ``count`` codes of the stream, and ask it; returns a row of figures."""
     import faiss
 
@@ -186,8 +193,9 @@ def measure(folder, count, method_facts):
         "build_seconds": build,
         "tune_seconds": tune,
         "index_bytes_per_image": path.stat().st_size / count,
+        "dimension": state["dimension"],
         "codes_bytes_per_image_on_disk": 2 * state["dimension"],
-        "peak_memory_gb": memory(),
+        "peak_memory_gb": max(memory(), state["encode_memory_gb"]),
         "queries_per_second": len(queries) / float(np.median(times)),
         "single_query_ms": 1e3 * single,
         "recall@10": index.recall(codes, queries, K, exact=exact),
@@ -196,5 +204,137 @@ def measure(folder, count, method_facts):
         "refine": index.refine,
         "pq_bytes": PQ_BYTES,
         "threads": faiss.omp_get_max_threads(),
-        **method_facts,
     }
+
+
+# -- what is written --------------------------------------------------------------------------------------------
+
+
+def exponent(sizes, costs):
+    """The b of ``cost = a N^b``, by least squares in logarithms; and a."""
+    b, log_a = np.polyfit(np.log(sizes), np.log(costs), 1)
+    return float(b), float(np.exp(log_a))
+
+
+def extrapolate(rows, target=10**9):
+    """What ``target`` images would take, by formulas and the fits: a dictionary of figures, on paper only."""
+    largest = rows[-1]
+    sizes = [row["rows"] for row in rows]
+    lists = 4 * np.sqrt(target)
+    seconds = {}
+    for name in ("encode_seconds", "build_seconds"):
+        b, a = exponent(sizes, [row[name] for row in rows])
+        seconds[name] = a * target**b
+    index_bytes = target * (largest["pq_bytes"] + 8) + lists * largest["dimension"] * 4
+    b, a = exponent(sizes, [1 / row["queries_per_second"] for row in rows])
+    return {
+        "rows": target,
+        "index_gb": index_bytes / 1e9,
+        "codes_on_disk_gb": target * largest["codes_bytes_per_image_on_disk"] / 1e9,
+        "shards_of_64_gb": int(np.ceil(index_bytes / 64e9)),
+        "lists": int(lists),
+        "codes_read_per_query": int(largest["nprobe"] * target / lists),
+        "queries_per_second_on_one_machine": float(1 / (a * target**b)),
+        **{name: float(value) for name, value in seconds.items()},
+    }
+
+
+#: What is drawn: name in the rows, title, and whether it is a cost that grows (its exponent is fitted).
+COSTS = [
+    ("encode_seconds", "encoding, seconds"),
+    ("build_seconds", "building the index, seconds"),
+    ("index_bytes_per_image", "index, bytes per image"),
+    ("peak_memory_gb", "peak memory, GB"),
+    ("queries_per_second", "queries per second"),
+    ("recall@10", "recall@10"),
+]
+
+
+def plot(rows, path):
+    """Each cost against the number of images, with its fitted exponent."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    from cbir_utils import plots
+
+    plots.use_style()
+    figure, axes = plt.subplots(2, 3, figsize=(13, 7), layout="constrained")
+    sizes = [row["rows"] for row in rows]
+    for ax, (name, title) in zip(axes.ravel(), COSTS, strict=True):
+        values = [row[name] for row in rows]
+        ax.plot(sizes, values, "o-", color=plots.BLUE)
+        ax.set(xscale="log", xlabel="images")
+        if name == "recall@10":
+            ax.set(ylim=(0.9, 1.0), title=f"{title}: {values[-1]:.3f} at {sizes[-1]:,}")
+            ax.axhline(TARGET, color=plots.GREY, linestyle=":")
+        else:
+            b, _ = exponent(sizes, values) if len(sizes) > 1 else (0.0, 0.0)
+            ax.set(yscale="log", ylabel=title, title=f"{title.split(',')[0]}: grows as N^{b:.2f}")
+            ax.annotate(f"{values[-1]:,.3g}", (sizes[-1], values[-1]), (-8, 10), textcoords="offset points", ha="right")
+    plots.caption(
+        figure, f"inverted lists, {rows[-1]['pq_bytes']} bytes per code, candidates measured again from the disk"
+    )
+    figure.savefig(path, dpi=110)
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset", default="mnist")
+    parser.add_argument("--method", default="contrastive", help="a method with an encoder (default: %(default)s)")
+    parser.add_argument("--sizes", nargs="+", type=int, default=SIZES)
+    parser.add_argument("--results", default=os.environ.get("CBIR_RESULTS", "results"))
+    parser.add_argument("--only", type=int, metavar="SIZE", help=argparse.SUPPRESS)
+    given = parser.parse_args(arguments)
+    sizes = sorted(given.sizes)
+    if any(size % BATCH or size < BATCH for size in sizes):
+        parser.error(f"sizes must be multiples of {BATCH:,}")
+    folder = Path(given.results) / "bench" / "scale" / f"{given.dataset}_{given.method}"
+    if given.only:  # in a process of its own, whose memory is measured
+        print(json.dumps(measure(folder, given.only)))
+        return
+    encode_all(given, folder, sizes)
+    lacking = [size for size in sizes if not (folder / f"exact_{size}.npz").is_file()]
+    if lacking:
+        raise SystemExit(f"the stream in {folder} went past {lacking[0]:,} without stopping; remove it and start again")
+    rows = []
+    for size in sizes:
+        command = [sys.executable, __file__, "--only", str(size), "--dataset", given.dataset]
+        command += ["--method", given.method, "--results", given.results, "--sizes", *map(str, sizes)]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+        if done.returncode:
+            raise SystemExit(f"{size:,} images: failed; its error stands above")
+        rows.append(json.loads(done.stdout.splitlines()[-1]))
+        row = rows[-1]
+        print(
+            f"  {size:>12,}: built in {row['build_seconds']:,.0f} s, {row['index_bytes_per_image']:.1f} bytes each, "
+            f"{row['peak_memory_gb']:.2f} GB, {row['queries_per_second']:,.0f} queries a second, "
+            f"recall@10 {row['recall@10']:.3f}",
+            flush=True,
+        )
+    path = Path(given.results) / "bench" / f"scale_{given.dataset}.json"
+    write_json(path, {"machine": machine(), "dataset": given.dataset, "method": given.method, "rows": rows,
+                      "on paper": extrapolate(rows)})  # fmt: skip
+    plot(rows, path.with_suffix(".png"))
+    print(f"written to {path} and {path.with_suffix('.png').name}")
+
+
+def encode_all(given, folder, sizes):
+    """The stream, encoded with the run's encoder, up to the largest size; in this process, as it needs TensorFlow."""
+    from cbir_utils.training import load_model
+
+    run, data = Run(given.dataset, given.results), load_dataset(given.dataset)
+    path = run.checked_path(f"{given.method}/encoder.keras")
+    queries = data.queries.images[:QUERIES]
+    encode_stream(folder, data.database.images, queries, load_model(path), sha256(path), sizes)
+
+
+def machine():
+    """Where the figures come from."""
+    system = f"{platform.system()} {platform.machine()}"
+    return {"system": system, "cores": os.cpu_count(), "date": str(date.today())}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,110 @@
+"""The stream of `make bench-scale`, and the whole of it on 20,000 images."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.ndimage import grey_dilation
+
+sys.path.insert(0, str(Path(__file__).parent))
+import bench_scale  # noqa: E402
+
+from cbir_utils.artifacts import Run  # noqa: E402
+from cbir_utils.datasets import load_dataset  # noqa: E402
+from cbir_utils.index import Hits, Index, unit_length  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def images():
+    return load_dataset("digits").database.images
+
+
+def test_a_batch_of_the_stream_is_the_same_whenever_it_is_made(images, monkeypatch):
+    monkeypatch.setattr(bench_scale, "BATCH", 500)
+    first = bench_scale.stream(images, 3)
+    assert first.shape == (500, *images.shape[1:]) and first.dtype == np.uint8
+    assert (bench_scale.stream(images, 3) == first).all()
+    assert (bench_scale.stream(images, 4) != first).any()
+    assert (bench_scale.stream(images, 3, seed=1) != first).any()
+
+
+def test_the_images_of_the_stream_are_distinct_and_still_handwriting(images, monkeypatch):
+    monkeypatch.setattr(bench_scale, "BATCH", 3000)  # each image of the database twice
+    views = bench_scale.stream(images, 0)
+    assert len({view.tobytes() for view in views}) == 3000
+    ink = views.mean(axis=(1, 2, 3)) / images[np.arange(3000) % len(images)].mean(axis=(1, 2, 3))
+    assert 0.7 < np.median(ink) < 1.3 and (ink > 0.1).all()
+
+
+def test_without_a_deformation_the_images_are_unchanged(images):
+    class Still:
+        def uniform(self, low, high):
+            return 0.0
+
+        def normal(self, mean, deviation, shape):
+            return np.zeros(shape)
+
+    few = images[:20, :, :, 0]
+    assert (bench_scale.deformed(few, Still()) == few).all()
+
+
+def test_neighbourhood_equals_scipy(images):
+    views = images[:5, :, :, 0].astype(np.float32).transpose(1, 2, 0)
+    wide = bench_scale.neighbourhood(views, np.maximum)
+    assert (wide == grey_dilation(views, size=(3, 3, 1))).all()
+    assert (bench_scale.neighbourhood(views, np.minimum) <= views).all()
+
+
+def test_merging_batch_by_batch_equals_one_search():
+    rng = np.random.default_rng(0)
+    rows, queries = rng.random((90, 4), np.float32), rng.random((7, 4), np.float32)
+    nearest = Hits(np.full((7, bench_scale.K), np.inf, np.float32), np.full((7, bench_scale.K), -1))
+    for first in range(0, 90, 30):
+        nearest = bench_scale.merged(nearest, queries, rows[first : first + 30], first)
+    whole = Index("euclidean").add(rows).search(queries, bench_scale.K)
+    assert (nearest.ids == whole.ids).all() and (nearest.distances == whole.distances).all()
+
+
+def test_the_exponent_of_a_known_power_law():
+    b, a = bench_scale.exponent([10, 100, 1000], [3 * n**0.5 for n in (10, 100, 1000)])
+    assert b == pytest.approx(0.5) and a == pytest.approx(3)
+
+
+def test_the_whole_on_20_000_images(tmp_path):
+    from cbir_utils.models import keras
+    from cbir_utils.training import encode, load_model
+
+    layers = keras.layers
+    encoder = keras.Sequential([keras.Input((28, 28, 1)), layers.AveragePooling2D(4), layers.Flatten()], name="encoder")
+    run = Run("digits", tmp_path)
+    with run.writing("small/encoder.keras") as partial:
+        encoder.save(partial)
+    arguments = ["--dataset", "digits", "--method", "small", "--results", str(tmp_path), "--sizes", "20000", "40000"]
+    bench_scale.main(arguments)
+    found = json.loads((tmp_path / "bench" / "scale_digits.json").read_text())
+    assert [row["rows"] for row in found["rows"]] == [20_000, 40_000]
+    for row in found["rows"]:
+        assert row["recall@10"] >= bench_scale.TARGET
+        assert row["index_bytes_per_image"] < 60  # the lists' centres weigh more the fewer images there are
+    assert found["on paper"]["rows"] == 10**9
+    assert (tmp_path / "bench" / "scale_digits.png").stat().st_size > 10_000
+
+    # The codes are those of the stream's images, and the true neighbours those of an exact search.
+    folder = tmp_path / "bench" / "scale" / "digits_small"
+    data, encoder = load_dataset("digits"), load_model(run.path("small/encoder.keras"))
+    codes = np.fromfile(folder / "codes.f16", np.float16).reshape(40_000, -1)
+    views = np.concatenate([bench_scale.stream(data.database.images, number) for number in range(2)])
+    assert (codes == unit_length(encode(encoder, views)).astype(np.float16)).all()
+    queries = unit_length(encode(encoder, data.queries.images))
+    exact = Index("euclidean").add(codes.astype(np.float32)).search(queries, bench_scale.K)
+    with np.load(folder / "exact_40000.npz") as kept:
+        assert np.allclose(kept["distances"], exact.distances)
+
+    # A second start encodes nothing anew; a size that the stream has passed is refused.
+    state = (folder / "state.json").read_text()
+    (folder / "exact_20000.npz").unlink()
+    with pytest.raises(SystemExit, match="went past 20,000 without stopping; remove it and start again"):
+        bench_scale.main(arguments)
+    assert (folder / "state.json").read_text() == state
