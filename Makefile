@@ -8,7 +8,7 @@ PORT ?= 8866
 CBIR_RESULTS ?= results
 BROWSER = $(firstword $(foreach name,chromium chromium-browser google-chrome,$(shell command -v $(name) 2>/dev/null)))
 
-.PHONY: run test test-modules test-notebooks test-browser lab app paper seeds notebooks readme bench clean lock
+.PHONY: run test test-modules test-notebooks test-browser test-scale lab app paper seeds notebooks readme bench clean lock
 
 run: $(STAMP)  ## notebooks 01-05 on the bundled digits, then the table of results
 	$(BIN)/python -m cbir_utils run
@@ -31,6 +31,9 @@ test-browser:  ## JupyterLab and the app in a real browser; screenshots and late
 	test -f results/browser/results/digits/metrics.json || $(BIN)/python -m cbir_utils run --results results/browser/results
 	rm -rf results/browser/notebooks && cp -r notebooks results/browser/notebooks
 	$(BIN)/python -m pytest --capture=no tests/browser
+
+test-scale: $(VENV)/.installed-scale $(VENV)/.installed-server  ## the contract of every index, on a real Milvus server
+	$(BIN)/python -m pytest tests/server
 
 lab: $(STAMP)  ## JupyterLab in notebooks/
 	$(BIN)/jupyter lab --notebook-dir notebooks

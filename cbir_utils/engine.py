@@ -94,6 +94,7 @@ class Collection:
 
     def __init__(self, address, name, *, metric=None, encoder_hash=None, token=""):
         self.address, self.name = str(address), name
+        self._next = None  # the id that the next code gets, once it has been asked for
         if metric is not None and metric not in METRICS:
             raise ValueError(f"there is no metric {metric!r}; choose one of {', '.join(ENGINE_METRICS)}")
         if metric is not None and metric not in ENGINE_METRICS:
@@ -184,6 +185,8 @@ class Collection:
                 ) from error
             if progress is not None:
                 progress(stop, len(codes))
+        if self._next is not None:
+            self._next = max(self._next, int(ids.max()) + 1)
         return self
 
     def remove(self, ids):
@@ -364,8 +367,12 @@ class Collection:
 
     def _next_id(self):
         """One more than the highest id there has been; 0 for none."""
-        if self.dimension is None:
-            return 0
+        if self._next is None:
+            self._next = 0 if self.dimension is None else self._highest_id() + 1
+        return self._next
+
+    def _highest_id(self):
+        """The highest id there has been; -1 for none."""
         properties = self._call("describe_collection")["properties"]
 
         def reaches(low):
@@ -382,7 +389,7 @@ class Collection:
                 least = middle + 1
             else:
                 beyond = middle
-        return beyond
+        return beyond - 1
 
     def _known(self, ids, what):
         """``ids`` as an array, after asking the engine whether it has them all."""

@@ -67,7 +67,7 @@ class Contract:
 
     @pytest.mark.parametrize("metric", METRICS)
     def test_a_subset_is_searched_like_an_index_of_its_rows(self, metric, monkeypatch):
-        monkeypatch.setattr("cbir_utils.engine.IDS", 7)  # several calls
+        monkeypatch.setattr("cbir_utils.engine.IDS", 10)  # several calls
         index, subset = self.filled(metric), np.array([250, 3, *range(40, 60), 3])
         within = np.unique(subset)
         assert_nearest(index.search(QUERIES, 8, subset=subset), ROWS[within], QUERIES, metric, ids=within)
@@ -176,12 +176,12 @@ class EngineContract(Contract):
         assert index.search(ROWS[4], 3).ids.tolist() == [[4, 304, 594]]
 
     def test_ids_are_kept_and_the_numbering_goes_on_behind_them(self):
-        ids = np.array([2**40, 7, 2**62])
-        index = self.make().add(ROWS[:3], ids)
-        assert index.search(ROWS[0], 1).ids.tolist() == [[2**40]]
-        index.add(ROWS[3:5])
-        assert index.search(ROWS[4], 1).ids.tolist() == [[2**62 + 2]]
-        assert index.search(ROWS[1], 1).ids.tolist() == [[7]]
+        index = self.make().add(ROWS[:3], [1000, 7, 500])
+        index.add(ROWS[3:5]).add(ROWS[5:6], [2**62]).add(ROWS[6:7])
+        found = index.search(ROWS[:7], 1).ids[:, 0]
+        assert found.tolist() == [1000, 7, 500, 1001, 1002, 2**62, 2**62 + 1]
+        index.close()
+        assert self.make().add(ROWS[7:9], [1, 2]).search(ROWS[5], 1).ids.tolist() == [[2**62]]
 
     def test_batches_and_their_progress(self, monkeypatch):
         monkeypatch.setattr("cbir_utils.engine.NUMBERS", 16 * 70)

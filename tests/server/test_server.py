@@ -1,0 +1,78 @@
+"""The contract of every index on a real Milvus server, and a server that dies."""
+
+import time
+
+import numpy as np
+import pytest
+from contract import QUERIES, ROWS, EngineContract, assert_nearest
+
+from cbir_utils.engine import Collection, EngineError, drop
+
+
+@pytest.fixture(scope="module")
+def engine_address(server):
+    return server.address
+
+
+class TestServer(EngineContract):
+    pass
+
+
+def test_a_graph_finds_nearly_all_of_the_nearest_and_more_with_a_larger_ef(server):
+    """Enough rows for the server to build a graph of them, some time after they are written to its disk."""
+    rng = np.random.default_rng(2)
+    rows, queries = rng.normal(size=(20_000, 16)).astype(np.float32), rng.normal(size=(50, 16)).astype(np.float32)
+    drop(server.address, "many")
+    with Collection(server.address, "many") as index:
+        index.add(rows)
+        index._client.flush("many")
+        for _ in range(120):
+            about = index._client.describe_index("many", "code")
+            if about["indexed_rows"] == 20_000:
+                break
+            time.sleep(1)
+        assert about["index_type"] == "HNSW" and about["indexed_rows"] == 20_000
+        index._client.release_collection("many")
+    with Collection(server.address, "many") as index:  # loads the graph
+        fast, usual, thorough = (index.search(queries, 10, ef=ef).ids for ef in (12, None, 400))
+    squared = ((queries[:, None].astype(np.float64) - rows) ** 2).sum(axis=2)
+    nearest = np.argsort(squared, axis=1)[:, :10]
+
+    def recall(found):
+        return np.mean([np.isin(a, b) for a, b in zip(found, nearest, strict=True)])
+
+    assert recall(fast) < recall(usual) <= recall(thorough)
+    assert recall(usual) >= 0.98 and recall(thorough) >= 0.99
+    drop(server.address, "many")
+
+
+def test_a_server_that_dies_between_two_batches_loses_and_doubles_nothing(server, monkeypatch):
+    monkeypatch.setattr("cbir_utils.engine.NUMBERS", 16 * 50)
+    drop(server.address, "interrupted")
+
+    def die(done, total):
+        if done == 100:
+            server.kill()
+
+    index = Collection(server.address, "interrupted", encoder_hash="abc")
+    try:
+        with pytest.raises(EngineError) as caught:
+            index.add(ROWS, progress=die)
+        message = str(caught.value)
+        assert message.startswith(f"no Milvus server answers at {server.address}; start it, or correct the address")
+        assert "100 of 300 codes had arrived (ids 0 to 99): add the same codes with the same ids again, from 0 to 299" \
+            in message  # fmt: skip
+        with pytest.raises(EngineError, match=f"no Milvus server answers at {server.address}"):
+            Collection(server.address, "interrupted")
+    finally:
+        server.start()
+
+    with Collection(server.address, "interrupted", encoder_hash="abc") as again:  # as another program would
+        assert len(again) == 100
+        assert_nearest(again.search(QUERIES, 10), ROWS[:100], QUERIES, "euclidean")
+        again.add(ROWS, np.arange(300))
+        assert len(again) == 300
+        assert_nearest(again.search(QUERIES, 10), ROWS, QUERIES, "euclidean")
+    assert len(index.add(ROWS, np.arange(300))) == 300  # and the one that was interrupted goes on, too
+    index.close()
+    drop(server.address, "interrupted")
