@@ -22,7 +22,7 @@ import re
 import warnings
 from collections import Counter, deque
 from contextlib import suppress
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -409,7 +409,14 @@ class Collection:
         """Call a method of the client about this collection; whatever goes wrong becomes one sentence."""
         if self._client is None:
             raise EngineError(f"{self} has been closed; open it again with Collection")
-        return _ask(self.address, getattr(self._client, method), self.name, *arguments, timeout=timeout, **options)
+        call = partial(getattr(self._client, method), self.name, *arguments, timeout=timeout, **options)
+        try:
+            return _ask(self.address, call)
+        except EngineError as error:
+            if method not in ("query", "search") or "not loaded" not in str(error):
+                raise
+        self._load()  # the server has been started anew, and is not ready yet
+        return _ask(self.address, call)
 
 
 def drop(address, name, *, token=""):
@@ -536,12 +543,14 @@ def _ask(address, call, *arguments, **options):
 
 def _sentence(address, error):
     """What went wrong at ``address``."""
-    reasons = [str(getattr(error, "message", "")) or str(error)]
-    reasons += [str(r.exc_info[1]) for r in _LOGGED if r.exc_info and r.name.startswith("milvus_lite")]
-    reason = " ".join(reasons[-1].split())[:300]
+    reason = str(getattr(error, "message", "")) or f"{error.code().name}: {error.details()}"
+    causes = [str(record.exc_info[1]) for record in _LOGGED if record.exc_info]
+    if causes and "Open local milvus failed" in reason:  # pymilvus knows no more; milvus-lite has logged the cause
+        reason = causes[-1]
+    reason = " ".join(reason.split())[:300]
     if not _embedded(address):
-        if re.search("connect|UNAVAILABLE|UNIMPLEMENTED|DEADLINE|Retry|timeout", f"{reason} {error}", re.I):
-            return f"no Milvus server answers at {_shown(address)}; start it, or correct the address ({reason})"
+        if re.search("connect|unavailable|unimplemented|deadline|retry|timeout", f"{reason} {error}", re.I):
+            return f"no Milvus server answers at {_shown(address)}; start it, or correct address or token ({reason})"
         return f"the Milvus server at {_shown(address)} refused: {reason}"
     if "lock" in reason.lower():
         return f"{address} is open in another program; close it there first"

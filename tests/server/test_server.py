@@ -55,11 +55,14 @@ def test_a_server_that_dies_between_two_batches_loses_and_doubles_nothing(server
             server.kill()
 
     index = Collection(server.address, "interrupted", encoder_hash="abc")
+    bystander = Collection(server.address, "bystander").add(ROWS)
     try:
         with pytest.raises(EngineError) as caught:
             index.add(ROWS, progress=die)
         message = str(caught.value)
-        assert message.startswith(f"no Milvus server answers at {server.address}; start it, or correct the address")
+        assert message.startswith(
+            f"no Milvus server answers at {server.address}; start it, or correct address or token"
+        )
         assert "100 of 300 codes had arrived (ids 0 to 99): add the same codes with the same ids again, from 0 to 299" \
             in message  # fmt: skip
         with pytest.raises(EngineError, match=f"no Milvus server answers at {server.address}"):
@@ -67,6 +70,9 @@ def test_a_server_that_dies_between_two_batches_loses_and_doubles_nothing(server
     finally:
         server.start()
 
+    assert len(bystander) == 300
+    assert_nearest(bystander.search(QUERIES, 10), ROWS, QUERIES, "euclidean")
+    bystander.close()
     with Collection(server.address, "interrupted", encoder_hash="abc") as again:  # as another program would
         assert len(again) == 100
         assert_nearest(again.search(QUERIES, 10), ROWS[:100], QUERIES, "euclidean")
@@ -76,3 +82,4 @@ def test_a_server_that_dies_between_two_batches_loses_and_doubles_nothing(server
     assert len(index.add(ROWS, np.arange(300))) == 300  # and the one that was interrupted goes on, too
     index.close()
     drop(server.address, "interrupted")
+    drop(server.address, "bystander")
