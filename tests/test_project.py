@@ -35,6 +35,7 @@ MAY_IMPORT = {
     "descriptors": {"datasets"},
     "drawing": set(),
     "engine": {"index"},
+    "experiments": {"artifacts", "augmentation", "datasets", "index", "metrics", "models", "training"},
     "explorer": {
         "artifacts",
         "corruptions",
@@ -52,6 +53,7 @@ MAY_IMPORT = {
     "manifold": {"index"},
     "metrics": set(),
     "models": set(),
+    "report": {"artifacts", "datasets", "descriptors", "index", "metrics", "models", "retrieval", "training"},
     "retrieval": {
         "artifacts",
         "augmentation",
@@ -65,7 +67,7 @@ MAY_IMPORT = {
     "scale": {"artifacts", "datasets", "image_files", "models", "training"},
     "training": {"augmentation", "datasets", "index", "models"},
     "plots": set(),
-    "pipeline": {"artifacts", "datasets", "image_files", "plots", "retrieval"},
+    "pipeline": {"artifacts", "datasets", "experiments", "image_files", "plots", "report", "retrieval"},
 }
 ONLY_IN = {
     "keras": {"augmentation", "models", "training"},
@@ -118,7 +120,16 @@ def imported(path):
     return names
 
 
-LEARNS_OR_SEARCHES = ("approximate", "augmentation", "descriptors", "hashing", "index", "manifold", "models", "training")
+LEARNS_OR_SEARCHES = (
+    "approximate",
+    "augmentation",
+    "descriptors",
+    "hashing",
+    "index",
+    "manifold",
+    "models",
+    "training",
+)
 
 
 @pytest.mark.parametrize("name", LEARNS_OR_SEARCHES)
