@@ -199,7 +199,7 @@ def measure(folder, count):
         "queries_per_second": len(queries) / float(np.median(times)),
         "single_query_ms": 1e3 * single,
         "recall@10": index.recall(codes, queries, K, exact=exact),
-        "lists": index.lists,
+        "lists": index._inner.nlist,
         "nprobe": index.nprobe,
         "refine": index.refine,
         "pq_bytes": PQ_BYTES,

@@ -251,3 +251,19 @@ def test_bits_against_quality_names_the_best_bits_and_marks_published_figures():
     plots.bits_against_quality(ax, rows, [("paper", 4, 0.5)])
     assert ax.get_title() == "64 bits keep mAP 0.800 (m)"
     assert ax.lines[0].get_xdata().tolist() == [2, 8, 256] and "paper" in [t.get_text() for t in ax.texts]
+
+
+def test_memory_by_kind_marks_what_is_chosen_and_names_the_largest():
+    ax = plt.figure().add_subplot()
+    needed = {"exact": [1e6, 1e9, 1e12], "ivfpq": [1e5, 1e8, 1e11]}
+    plots.memory_by_kind(ax, [10, 10_000, 10_000_000], needed, ["exact", "ivfpq", None], 2e9)
+    assert ax.get_title() == "In 2.0 GB: up to 10,000 images (ivfpq)"
+    marked = [line.get_xdata().tolist() for line in ax.lines if line.get_linestyle() == "None"]
+    assert marked == [[10], [10_000]]
+
+
+def test_recall_against_speed_names_the_fastest_that_finds_enough():
+    ax = plt.figure().add_subplot()
+    plots.recall_against_speed(ax, {"a": [(0.9, 5000), (0.96, 2000)], "b": [(0.99, 1000)]}, 10)
+    assert ax.get_title() == "a: 2,000 queries per second at recall 0.960"
+    assert ax.get_xlabel() == "recall@10"
