@@ -28,6 +28,9 @@ LINKS, EF_CONSTRUCTION = 16, 100
 #: Codes that the kinds with lists learn from at least, and per list: the fewest that FAISS advises.
 LEAST, PER_LIST = 256, 39
 
+#: Codes whose principal components are taken.
+SAMPLE = 2**14
+
 #: Exact search may look at so many numbers for a query; it takes a few milliseconds.
 EXACT_NUMBERS = 10**7
 
@@ -105,7 +108,7 @@ class ApproximateIndex:
     @property
     def ids(self):
         """The ids of the rows, ``(N,)`` int64, ascending."""
-        return np.setdiff1d(np.arange(self._faiss.ntotal if len(self) else 0), self._removed)
+        return np.delete(np.arange(0 if self._faiss is None else self._faiss.ntotal), self._removed)
 
     def fit(self, codes):
         """Learn what the kind needs from ``(N, D)`` codes of the database: components, lists, quantiser. Returns self.
@@ -129,7 +132,7 @@ class ApproximateIndex:
             )
         index = self._untrained(dimension, len(codes))
         if self.short is not None or self.kind.startswith("ivfpq"):
-            sample = codes[np.random.default_rng(self.seed).permutation(len(codes))[:ROWS]]
+            sample = codes[np.random.default_rng(self.seed).permutation(len(codes))[:SAMPLE]]
             matrix = _projection(sample, self.short or dimension, index)
             shortening = faiss.LinearTransform(dimension, index.d, True)
             faiss.copy_array_to_vector(matrix.ravel().astype(np.float32), shortening.A)
@@ -168,7 +171,8 @@ class ApproximateIndex:
         Of rows found at equal distance the lower id comes first. The smaller a subset, the wider is searched; one of
         up to 10,000 rows is searched exactly where there are full codes.
         """
-        if not len(self):
+        rows = len(self)
+        if not rows:
             raise ValueError("the index is empty; add codes before searching it")
         queries = np.asarray(queries)
         queries = self._checked(queries[None] if queries.ndim == 1 else queries, "queries")
@@ -176,8 +180,8 @@ class ApproximateIndex:
         if own is not None and len(own) != len(queries):
             raise ValueError(f"exclude_self has {len(own)} id(s) for {len(queries)} queries; give one for each")
         allowed = None if subset is None else np.unique(self._known(subset, "subset"))
-        most = (len(self) if allowed is None else len(allowed)) - (own is not None)
-        if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
+        most = (rows if allowed is None else len(allowed)) - (own is not None)
+        if (type(k) is not int and not isinstance(k, np.integer)) or k < 1:
             raise ValueError(f"k must be a whole number of 1 or more, not {k!r}")
         if k > most:
             without = " besides the query itself" if own is not None else ""
@@ -271,7 +275,7 @@ class ApproximateIndex:
                 setattr(index, name, facts["settings"][name])
             index._removed, index._zeros = (np.array(facts[name], np.int64) for name in ("removed", "zeros"))
             index._take(stored)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
             raise IndexFileError(f"{path} is not the index that its description speaks of; build it anew") from error
         index._mapped = mmap
         if isinstance(known, list) and originals is None:
@@ -338,9 +342,8 @@ class ApproximateIndex:
         if isinstance(inner, faiss.IndexPreTransform):
             self._shortening = faiss.downcast_VectorTransform(inner.chain.at(0))
             inner = faiss.downcast_index(inner.index)
-        if not isinstance(inner, KINDS[self.kind]) or isinstance(stored, faiss.IndexRefine) != (
-            isinstance(self.originals, str)
-        ):
+        refines = isinstance(stored, faiss.IndexRefine)
+        if not isinstance(inner, KINDS[self.kind]) or refines != isinstance(self.originals, str):
             raise ValueError(f"this is no index of the kind {self.kind}")
         self._faiss, self._inner = stored, inner
         self._parameters_known = None, None
@@ -357,15 +360,19 @@ class ApproximateIndex:
         mask[hidden] = False
         return faiss.IDSelectorBitmap(np.packbits(mask, bitorder="little")), int(mask.sum())
 
-    def _parameters(self, selector, wider):
-        """FAISS's search parameters; the last are kept, for they take longer to make than a short search."""
-        key = selector, wider, self.ef, self.nprobe, self.refine
+    def _parameters(self, selector, count):
+        """FAISS's search parameters, for ``count`` rows that may be found: the fewer, the wider is searched.
+
+        The last are kept, for they take longer to make than a short search.
+        """
+        key = selector, count, self.ef, self.nprobe, self.refine
         if self._parameters_known[0] != key:
+            wider = self._faiss.ntotal / count
             chosen = {} if selector is None else {"sel": selector}
             if self.kind == "hnsw":
                 parameters = faiss.SearchParametersHNSW(efSearch=min(len(self), int(self.ef * wider)), **chosen)
             else:
-                nprobe = min(self._inner.nlist, int(np.ceil(self.nprobe * wider)))
+                nprobe = min(self._inner.nlist, max(1, round(self.nprobe * wider)))
                 parameters = faiss.SearchParametersIVF(nprobe=nprobe, **chosen)
             if self._shortening is not None:
                 parameters = faiss.SearchParametersPreTransform(index_params=parameters)
@@ -379,11 +386,12 @@ class ApproximateIndex:
         if self.kind == "binary":
             return _in_order(*self._search_bits(queries, k, allowed), k)
         selector, count = self._everything if allowed is None else self._allowing(allowed)
-        distances, ids = np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
         if count:
             distances, ids = self._nearest(queries, min(k, count), selector, count)
-        zeros = (self._zeros if allowed is None else np.intersect1d(self._zeros, allowed))[:k]
-        if len(zeros):
+        else:
+            distances, ids = np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
+        if len(self._zeros):
+            zeros = (self._zeros if allowed is None else np.intersect1d(self._zeros, allowed))[:k]
             distances = np.pad(distances, ((0, 0), (0, len(zeros))), constant_values=1)
             ids = np.hstack([ids, np.tile(zeros, (len(queries), 1))])
         return _in_order(distances, ids, k)
@@ -401,14 +409,13 @@ class ApproximateIndex:
 
     def _nearest(self, queries, k, selector, count):
         """Distances and ids of ``k`` rows or more for each query, in any order, out of ``count`` that may be found."""
-        many = min(count, k * self.refine)
+        many = k if self.originals is None else min(count, k * self.refine)
         asked = many if self._outside else k
-        found, ids = self._faiss.search(queries, asked, params=self._parameters(selector, self._faiss.ntotal / count))
+        found, ids = self._faiss.search(queries, asked, params=self._parameters(selector, count))
         distances = self._in_units(found, queries)
-        few = np.flatnonzero(ids[:, k - 1] < 0)
+        few = (ids[:, k - 1] < 0).nonzero()[0]
         if len(few):
-            more = k if self.originals is None else many
-            distances_of_all, all_ids = self._look_at_all(queries[few], more, selector)
+            distances_of_all, all_ids = self._look_at_all(queries[few], many, selector)
             if self.originals is not None:
                 distances_of_all = _distances(self._vectors, queries[few], all_ids, self.metric)
             distances[few], ids[few] = _in_order(distances_of_all, all_ids, asked)
@@ -438,12 +445,10 @@ class ApproximateIndex:
         """About how many numbers a query looks at, with the settings as they are."""
         inner, measured = self._inner, 0 if self.originals is None else self.refine * k
         if self.kind == "hnsw":
-            return max(self.ef, k, measured) * 2 * LINKS * inner.d + measured * self.dimension
-        return (
-            inner.nlist * inner.d
-            + self.nprobe / inner.nlist * len(self) * inner.code_size
-            + (measured * self.dimension)
-        )
+            searched = max(self.ef, k, measured) * 2 * LINKS * inner.d
+        else:
+            searched = inner.nlist * inner.d + self.nprobe / inner.nlist * len(self) * inner.code_size
+        return searched + measured * self.dimension
 
     # -- what is checked --------------------------------------------------------------------------------------
 
