@@ -6,9 +6,10 @@ STAMP = $(VENV)/.installed
 PIP = $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint requirements.txt
 PORT ?= 8866
 CBIR_RESULTS ?= results
+DATASET ?= mnist
 BROWSER = $(firstword $(foreach name,chromium chromium-browser google-chrome,$(shell command -v $(name) 2>/dev/null)))
 
-.PHONY: run test test-modules test-notebooks test-browser test-scale lab app paper seeds notebooks readme bench clean lock
+.PHONY: run test test-modules test-notebooks test-browser test-scale lab app paper report paper-seeds seeds notebooks readme bench clean lock
 
 run: $(STAMP)  ## notebooks 01-05 on the bundled digits, then the table of results
 	$(BIN)/python -m cbir_utils run
@@ -41,8 +42,16 @@ lab: $(STAMP)  ## JupyterLab in notebooks/
 app: $(VENV)/.installed-app  ## the explorer as a page on this machine: PORT=8866, CBIR_DATASET=digits, CBIR_RESULTS=results
 	cd notebooks/app && CBIR_RESULTS="$(abspath $(CBIR_RESULTS))" $(abspath $(BIN))/voila --port $(PORT) explorer.ipynb
 
-paper: $(STAMP)  ## all notebooks on MNIST, with the paper's values
-	$(BIN)/python -m cbir_utils run --dataset mnist --profile paper --to 99
+paper: $(STAMP)  ## MNIST with the paper's values, to the report; a second start goes on where the first stopped
+	$(BIN)/python -m cbir_utils run --dataset mnist --profile paper --to 12 --skip 10 --skip 11 --resume
+
+report: $(STAMP)  ## the report on the paper anew, from the artifacts: DATASET=mnist
+	$(BIN)/python -m cbir_utils report --results results/$(DATASET)
+
+paper-seeds: $(STAMP)  ## the main rows with five trainings each, then the report (after make paper; hours)
+	$(BIN)/python -m cbir_utils run --dataset mnist --profile paper --from 06 --to 06 -p seeds=5
+	$(BIN)/python -m cbir_utils run --dataset mnist --profile paper --from 08 --to 08 -p contrastive_seeds=5
+	$(BIN)/python -m cbir_utils run --dataset mnist --profile paper --from 12 --to 12
 
 seeds: $(STAMP)  ## the manifold on MNIST with three trainings (after make paper)
 	$(BIN)/python -m cbir_utils run --dataset mnist --profile paper --from 08 --to 08 -p contrastive_seeds=3

@@ -25,7 +25,6 @@ from itertools import combinations
 from pathlib import Path
 
 import numpy as np
-from scipy.stats import binomtest
 
 from cbir_utils import descriptors, metrics
 from cbir_utils.artifacts import ArtifactError, atomic_path
@@ -356,14 +355,22 @@ def _as_printed(evidence):
         printed, other = list(evidence.json("convolutional/collapse.json").values())
         command = evidence.command("measure collapse")
         how = f"the small networks of notebook 02; {command} trains 20 for each loss function"
-    interval = binomtest(sum(printed), len(printed)).proportion_ci(method="wilson")
-    verdict = FAILS if interval.low > 0.5 else HOLDS if interval.high < 0.5 else IN_PART
+    low, high = wilson_interval(sum(printed), len(printed))
+    verdict = FAILS if low > 0.5 else HOLDS if high < 0.5 else IN_PART
     beside = f"; with binary cross-entropy {sum(other)} of {len(other)} do" if other else ""
     return verdict, (
         f"{sum(printed)} of {len(printed)} networks trained as printed end no better than one constant image "
-        f"({_percent(sum(printed) / len(printed))} [{_percent(interval.low)}, {_percent(interval.high)}])"
+        f"({_percent(sum(printed) / len(printed))} [{_percent(low)}, {_percent(high)}])"
         f"{beside} ({how})."
     )
+
+
+def wilson_interval(count, total):
+    """The 95 % interval of a share of few trials: (low, high) of ``count`` in ``total`` (Wilson 1927)."""
+    z = 1.959964  # the normal distribution's 97.5 % point
+    share, weight = count / total, 1 + z**2 / total
+    half = z * (share * (1 - share) / total + z**2 / (4 * total**2)) ** 0.5
+    return (share + z**2 / (2 * total) - half) / weight, (share + z**2 / (2 * total) + half) / weight
 
 
 def _days(evidence):
@@ -446,15 +453,10 @@ def equations(evidence):
 
     first = "<mi>O</mi><mo>=</mo><mi>D</mi><mo>(</mo><mi>E</mi><mo>(</mo><mi>x</mi><mo>)</mo><mo>)</mo>"
     second = (
-        "<mi>d</mi><mo>(</mo><mi>q</mi><mo>,</mo><mi>s</mi><mo>)</mo><mo>=</mo><msqrt><munderover><mo>∑</mo><mrow><mi>i</mi>"
-        "<mo>=</mo><mn>1</mn></mrow><mi>n</mi></munderover><msup><mrow><mo>(</mo><msub><mi>q</mi><mi>i</mi></msub><mo>−</mo>"
-        "<msub><mi>s</mi><mi>i</mi></msub><mo>)</mo></mrow><mn>2</mn></msup></msqrt>"
+        "<mi>d</mi><mo>(</mo><mi>q</mi><mo>,</mo><mi>s</mi><mo>)</mo><mo>=</mo>"
+        f"<msqrt><mrow>{_squares('q', 's')}</mrow></msqrt>"
     )
-    loss = (
-        "<mi>L</mi><mo>=</mo><mfrac><mn>1</mn><mi>n</mi></mfrac><munderover><mo>∑</mo><mrow><mi>i</mi><mo>=</mo><mn>1</mn>"
-        "</mrow><mi>n</mi></munderover><msup><mrow><mo>(</mo><msub><mi>x</mi><mi>i</mi></msub><mo>−</mo><msub><mi>O</mi>"
-        "<mi>i</mi></msub><mo>)</mo></mrow><mn>2</mn></msup>"
-    )
+    loss = f"<mi>L</mi><mo>=</mo><mfrac><mn>1</mn><mi>n</mi></mfrac><mo>(</mo>{_squares('x', 'O')}<mo>)</mo>"
     return [
         Equation("Equation 1: encoding and decoding", first, (models.Autoencoder, training.encode, training.decode),
                  *_found(_equation_1, evidence)),
@@ -463,6 +465,17 @@ def equations(evidence):
         Equation("The loss of the listing (loss='mse'), as this project also has it", loss, (mean_squared_error,),
                  *_found(_loss, evidence)),
     ]  # fmt: skip
+
+
+def _squares(a, b):
+    """The sum of the squared differences of two vectors, written out as the paper does, in MathML."""
+
+    def square(i):
+        difference = f"<msub><mi>{a}</mi>{i}</msub><mo>−</mo><msub><mi>{b}</mi>{i}</msub>"
+        return f"<msup><mrow><mo>(</mo>{difference}<mo>)</mo></mrow><mn>2</mn></msup>"
+
+    terms = [square("<mn>1</mn>"), square("<mn>2</mn>"), "<mi>…</mi>", square("<mi>n</mi>")]
+    return "<mo>+</mo>".join(terms)
 
 
 def equation_2(q, s):
@@ -498,7 +511,7 @@ def _equation_1(evidence):
     apart = float(np.abs(whole - decode(autoencoder.get_layer("decoder"), encode(encoder, images))).max())
     return (HOLDS if apart < 1e-5 else FAILS), (
         f"For {len(images)} queries, decoding the encoder's codes gives the autoencoder's output; the largest "
-        f"difference of a pixel, from 0 to 1, is {apart:.1e}."
+        f"difference of a pixel, from 0 to 1, is {apart:.1g}."
     )
 
 
@@ -690,10 +703,10 @@ def methods_table(evidence):
         spread = f" ({min(by_seed):.3f} to {max(by_seed):.3f})" if len(by_seed) > 1 else ""
         seconds, size = row.get("train_seconds"), _bytes_per_image(evidence, row["method"])
         rows.append((
-            row["method"], row["distance"], *numbers, f"{row['mAP']:.3f} [{low:.3f}, {high:.3f}]",
+            f"{row['method']}, {row['distance']}", f"{row['mAP']:.3f} [{low:.3f}, {high:.3f}]", *numbers,
             f"{len(row['seeds'])}{spread}", f"{seconds:,.0f}" if seconds else "–", f"{size:,}" if size else "–",
         ))  # fmt: skip
-    header = ("method", "distance", "P@1", "P@5", "P@100", "R-prec.", "mAP [95 % interval]", "seeds (mAP of each)",
+    header = ("method, distance", "mAP [95 % interval]", "P@1", "P@5", "P@100", "R-prec.", "seeds (their mAP)",
               "training (s)", "bytes per image")  # fmt: skip
     return Table(header, rows)
 
@@ -704,6 +717,9 @@ def _bytes_per_image(evidence, method):
         if row["method"] == method and row.get("bytes_per_image"):
             return row["bytes_per_image"]
     path = evidence.run.path(f"{method}/codes_database.npy")
+    if method == "pixels":
+        with suppress(Missing):
+            return evidence.data.database.images[0].size * np.dtype(np.float32).itemsize
     if not path.exists():
         return None
     codes = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -771,8 +787,8 @@ def _paired_section(evidence):
     """The paired tests as a table, and how to read it."""
     tests = paired_tests(evidence)
     rows = [
-        (f"{test['a']} − {test['b']}", test["distance"], _gain(test["gain"]), f"{test['p']:.4f}",
-         "different" if test["p"] < 0.05 else "not told apart")
+        (f"{test['a']} − {test['b']}", _gain(test["gain"]), f"{test['p']:.4f}",
+         "different" if test["p"] < 0.05 else "not told apart", test["distance"])
         for test in sorted(tests, key=lambda test: -test["gain"][0])
     ]  # fmt: skip
     told = sum(test["p"] < 0.05 for test in tests)
@@ -791,7 +807,7 @@ def _paired_section(evidence):
         f"(randomization test of the mean difference in average precision; its p cannot be below "
         f"{len(tests) / 10_000:.4f} after the correction). The codes are those kept from the first seed; how much "
         f"other seeds change is in the table of methods.{family}",
-        Table(("better − worse", "distance", "difference in mAP [95 % interval]", "p (Holm)", ""), rows),
+        Table(("better − worse", "mAP [95 % interval]", "p (Holm)", "so they are", "distance"), rows),
     ]
 
 
@@ -1027,7 +1043,7 @@ a { color: #0b57a4; }
 .fails { --mark: #a32020; --tint: #fbe5e5; } .unknown { --mark: #4a5565; --tint: #e9edf2; }
 .beside { display: grid; grid-template-columns: minmax(0, 1fr); gap: .4rem 1.4rem; }
 .beside img { width: 100%; height: auto; max-height: 30rem; object-fit: contain; object-position: left top; }
-.beside img.small { max-width: 15rem; }
+.beside img.small { max-width: 11rem; }
 @media (min-width: 760px) { .beside { grid-template-columns: minmax(0, 2fr) minmax(0, 3fr); } }
 .scroll { overflow-x: auto; margin: .8rem 0; border: 1px solid var(--line); border-radius: 6px; }
 table { border-collapse: collapse; width: 100%; font-size: .93rem; font-variant-numeric: tabular-nums; }
@@ -1040,6 +1056,7 @@ pre { overflow-x: auto; background: var(--ground); border: 1px solid var(--line)
       font-size: .82rem; line-height: 1.4; margin: .4rem 0 .8rem; }
 code { font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; font-size: .88em;
        background: var(--ground); overflow-wrap: anywhere; } pre code { font-size: 1em; overflow-wrap: normal; }
+@media (max-width: 600px) { tbody th { white-space: normal; min-width: 8rem; } th, td { padding: .4rem .5rem; } }
 @media print {
   @page { margin: 14mm 12mm; } body { font-size: 10.5pt; } main { padding: 0; max-width: none; } nav { display: none; }
   .scroll { overflow: visible; } table { font-size: 7.5pt; } td, tbody th { white-space: normal; position: static; }
@@ -1158,11 +1175,11 @@ def _sign(mean):
 
 
 def _gain(mean):
-    return f"{mean[0]:+.3f} [{mean[1]:+.3f}, {mean[2]:+.3f}]"
+    return f"{mean[0]:+.3f} [{mean[1]:+.3f}, {mean[2]:+.3f}]".replace("-", "−")
 
 
 def _percent(share):
-    return f"{100 * share:.1f} %"
+    return f"{100 * share:.1f}\u00a0%"
 
 
 def _duration(seconds):
