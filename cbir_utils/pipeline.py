@@ -3,6 +3,7 @@
 import argparse
 import ast
 import difflib
+import hashlib
 import json
 import os
 import re
@@ -24,6 +25,15 @@ from cbir_utils.image_files import save_rejects
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
 KERNEL = "python3"
+
+#: Seconds that each notebook took on two cores, by profile (workshop on digits, paper on MNIST): for the time left.
+#: What a run has noted itself goes before.
+SECONDS = {
+    "workshop": {"01": 10, "02": 60, "03": 20, "04": 10, "05": 15, "06": 120, "07": 30, "08": 80, "09": 15, "10": 60,
+                 "12": 30},
+    "paper": {"01": 10, "02": 490, "03": 40, "04": 10, "05": 130, "06": 650, "07": 310, "08": 1500, "09": 400,
+              "12": 2000},
+}  # fmt: skip
 
 
 class UsageError(Exception):
@@ -200,6 +210,8 @@ def progress_line(text, *, log=False):
 
 def run(arguments):
     """``cbir run``: returns the exit status."""
+    from cbir_utils.report import current_commit  # only here: with all it needs, it takes a second to load
+
     source = arguments.dataset
     if source not in SOURCES:
         if not Path(source).is_dir():
@@ -210,6 +222,9 @@ def run(arguments):
     for name in {"CBIR_DATA_HOME", "KERAS_HOME"} & os.environ.keys():
         os.environ[name] = os.path.abspath(os.environ[name])  # the notebooks run in another folder
     notebooks = select_notebooks(arguments.start, arguments.stop)
+    notebooks = [path for path in notebooks if path.name[:2] not in arguments.skip]
+    if not notebooks:
+        raise UsageError(f"--skip leaves none of the notebooks from {arguments.start} to {arguments.stop}")
     every = select_notebooks(0, 99)
     own = dict(parse_assignment(text) for text in arguments.parameter)
     for name in {"dataset", "results"} & own.keys():
@@ -223,13 +238,20 @@ def run(arguments):
     with project_run.exclusive():
         if of_images:
             _pack(source, arguments, project_run)
-        project_run.record(source=source, profile=arguments.profile, size=arguments.size, labels=arguments.labels)
+        project_run.record(source=source, profile=arguments.profile, size=arguments.size, labels=arguments.labels,
+                           commit=current_commit())  # fmt: skip
+        clock = _Clock(arguments.profile, project_run.manifest.get("timings", {}))
         for number, notebook in enumerate(notebooks, 1):
             parameters = {**of_profile[notebook], **chosen[notebook]}
+            used = {**declared_parameters(notebook), **parameters}
             output = project_run.path(f"notebooks/{notebook.name}")
-            start = time.perf_counter()
+            text = f"[{number}/{len(notebooks)}] {notebook.stem:<26}"
+            if arguments.resume and _is_done(project_run, notebook, used):
+                print(f"{text} done before, with the same parameters")
+                continue
+            files, start = project_run.manifest.get("files", {}), time.perf_counter()
             try:
-                with progress_line(f"[{number}/{len(notebooks)}] {notebook.stem:<26}", log=arguments.log):
+                with progress_line(f"{text} {clock.left(notebooks[number - 1 :]):<18}", log=arguments.log):
                     execute(notebook, output, parameters, log=arguments.log)
             except NotebookFailed as error:
                 print(f"{error}\n  resume with:   {_resume(arguments, notebooks[number - 1 :])}", file=sys.stderr)
@@ -237,13 +259,68 @@ def run(arguments):
             except KeyboardInterrupt:
                 print(f"interrupted; resume with: {_resume(arguments, notebooks[number - 1 :])}", file=sys.stderr)
                 return 130
-            used = {**declared_parameters(notebook), **parameters}
             seconds = round(time.perf_counter() - start, 1)
+            clock.done(notebook, seconds)
             project_run.record(timings={notebook.stem: seconds}, parameters={notebook.stem: used})
             project_run.record_files(f"notebooks/{notebook.name}")
+            _note_done(project_run, notebook, used, files)
         if int(notebooks[-1].name[:2]) >= 5:  # notebook 05 writes the table
             _print_summary(project_run)
     return 0
+
+
+class _Clock:
+    """How long is left of a run: what the notebooks took before, times how much slower those of today are."""
+
+    def __init__(self, profile, timings):
+        self.profile, self.timings = profile, timings
+        self.expected, self.spent = 0.0, 0.0  # of the notebooks that have run by now
+
+    def _seconds(self, notebook):
+        typical = SECONDS["workshop" if self.profile == "workshop" else "paper"]
+        return self.timings.get(notebook.stem, typical.get(notebook.name[:2]))
+
+    def done(self, notebook, seconds):
+        """Take note that a notebook has run."""
+        if self._seconds(notebook):
+            self.expected, self.spent = self.expected + self._seconds(notebook), self.spent + seconds
+
+    def left(self, remaining):
+        """The time that these notebooks may take, as a text; empty if one of them is not known."""
+        expected = [self._seconds(notebook) for notebook in remaining]
+        if None in expected:
+            return ""
+        minutes = sum(expected) * (self.spent / self.expected if self.expected > 30 else 1) / 60
+        return f"(~{minutes:.0f} min left)" if minutes >= 1.5 else "(~1 min left)"
+
+
+def _step_key(project_run, notebook, used):
+    """A hash of all that a notebook's results come from: its code, parameters, data, and the notebooks before it."""
+    import nbformat
+
+    manifest = project_run.manifest
+    steps = {stem: step for stem, step in manifest.get("steps", {}).items() if stem < notebook.stem}
+    before = steps[max(steps)]["key"] if steps else None
+    code = [cell.source for cell in nbformat.read(notebook, as_version=4).cells if cell.cell_type == "code"]
+    facts = [code, used, manifest.get("content_hash"), before]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _is_done(project_run, notebook, used):
+    """Whether the run holds what this notebook writes, from the same code, parameters, data and notebooks before it."""
+    step = project_run.manifest.get("steps", {}).get(notebook.stem)
+    if step is None or step["key"] != _step_key(project_run, notebook, used):
+        return False
+    return all(project_run.path(name).exists() for name in [*step["wrote"], f"notebooks/{notebook.name}"])
+
+
+def _note_done(project_run, notebook, used, files_before):
+    """Note for :func:`_is_done` that a notebook has run, and which files it wrote."""
+    manifest = project_run.manifest
+    wrote = {name for name, facts in manifest["files"].items() if files_before.get(name) != facts}
+    wrote |= set(manifest.get("steps", {}).get(notebook.stem, {}).get("wrote", ()))  # written again, just the same
+    key = _step_key(project_run, notebook, used)
+    project_run.record(steps={notebook.stem: {"key": key, "wrote": sorted(wrote & manifest["files"].keys())}})
 
 
 def _is_folder_of_images(source, arguments, results):
@@ -300,7 +377,11 @@ def _resume(arguments, remaining):
     words += ["--size", str(arguments.size)] if arguments.size else []
     words += ["--labels"] if arguments.labels else []
     words += ["--profile", arguments.profile]
-    words += ["--from", remaining[0].name[:2], "--to", arguments.stop, "--results", arguments.results]
+    words += ["--from", remaining[0].name[:2], "--to", arguments.stop]
+    for number in arguments.skip:
+        words += ["--skip", number]
+    words += ["--resume"] if arguments.resume else []
+    words += ["--results", arguments.results]
     for text in arguments.parameter:
         if parse_assignment(text)[0] in known:
             words += ["-p", text]
@@ -472,6 +553,35 @@ def readme(arguments):
     return 0
 
 
+def measure(arguments):
+    """``cbir measure``: one of the experiments for the report; a second start goes on where the first stopped."""
+    from cbir_utils import experiments
+
+    folder = Path(arguments.results).resolve()
+    if arguments.experiment == "machines":
+        if arguments.seeds:
+            raise UsageError("--seeds is for collapse and guided; machines repeats one training from one seed")
+        experiments.sensitivity(Run(folder.name, folder.parent))
+        return 0
+    project_run, data = _finished_run(folder)
+    if arguments.experiment == "guided" and data.database.labels is None:
+        raise UsageError(f"{data.name} has no labels, so there is nothing to judge the trainings by")
+    options = {"seeds": arguments.seeds} if arguments.seeds else {}
+    with project_run.exclusive():
+        getattr(experiments, arguments.experiment)(project_run, data, **options)
+    return 0
+
+
+def report(arguments):
+    """``cbir report``: write the report on the paper from a run's artifacts."""
+    from cbir_utils.report import summary, write_report
+
+    folder = Path(arguments.results).resolve()
+    page, _, parts, said = write_report(Run(folder.name, folder.parent), verbose=True)
+    print(f"{summary(parts)}\n{os.path.relpath(page)}\n{said}")
+    return 0
+
+
 # -- searching a finished run ---------------------------------------------------------------------------------------
 
 
@@ -591,6 +701,10 @@ def parser():
     one.add_argument("-p", dest="parameter", metavar="NAME=VALUE", action="append", default=[],
                      help="set a parameter of the notebooks; may be repeated")  # fmt: skip
     one.add_argument("--log", action="store_true", help="show what the notebooks print, such as the epochs' losses")
+    one.add_argument("--resume", action="store_true",
+                     help="pass over notebooks that are done already, with the same parameters and inputs")  # fmt: skip
+    one.add_argument("--skip", type=number, action="append", default=[], metavar="NN",
+                     help="leave a notebook out; may be repeated")  # fmt: skip
     one.set_defaults(command=run)
 
     two = commands.add_parser("refresh", help="execute the committed notebooks in place (make notebooks)")
@@ -620,7 +734,14 @@ def parser():
     five = commands.add_parser("add", help="add the images of a folder to what a run searches, without training")
     five.add_argument("folder", metavar="FOLDER")
     five.set_defaults(command=add)
-    for command in (four, five):
+    seven = commands.add_parser("report", help="write the report on the paper from a run's artifacts (make report)")
+    seven.set_defaults(command=report)
+    eight = commands.add_parser("measure", help="an experiment for the report: collapse by seed, training guided by "
+                                "retrieval, or other threads and libraries (machines)")  # fmt: skip
+    eight.add_argument("experiment", choices=("collapse", "guided", "machines"))
+    eight.add_argument("--seeds", type=int, help="trainings of each kind (collapse 20, guided 3)")
+    eight.set_defaults(command=measure)
+    for command in (four, five, seven, eight):
         command.add_argument("--results", default="results/digits", metavar="DIR/NAME",
                              help="the run's own folder (results/digits)")  # fmt: skip
     return top
