@@ -134,7 +134,7 @@ def encode_shards(source, encoder, folder, *, shard_size=4096, workers=2, addres
             if todo:
                 _make_shards(todo, arguments, workers, address, progress or _Printed(), sum(rows))
             notes = list(_notes(folder))
-            rejects = [tuple(reject) for reject in plan["rejects"]] + [r for note in notes for r in note["rejects"]]
+            rejects = [*plan["rejects"], *(tuple(reject) for note in notes for reject in note["rejects"])]
             with atomic_path(folder / "rejects.csv") as partial:
                 save_rejects(partial, sorted(rejects))
     except ArtifactError as error:
@@ -290,7 +290,7 @@ def _shard_path(folder, number):
 
 
 def _cannot_write(path, error):
-    reason = error.strerror or error
+    reason = os.strerror(error.errno) if error.errno else error
     return f"{path} cannot be written ({reason}); make room or choose another folder: the finished shards are kept"
 
 
@@ -394,13 +394,15 @@ class _Worker:
 
         self.kind, self.place, self.folder, self.facts = kind, place, Path(folder), facts
         self.encoder_file, self.error = encoder_file, ""
-        with tempfile.NamedTemporaryFile(suffix=".keras") as file:
-            file.write(encoder)
-            file.flush()
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "encoder.keras")
             try:
-                self.encoder = load_model(file.name)
+                path.write_bytes(encoder)
+                self.encoder = load_model(path)
+            except OSError as error:
+                self.error = _cannot_write(path, error)
             except ValueError as error:
-                self.error = str(error).replace(file.name, encoder_file)
+                self.error = str(error).replace(str(path), encoder_file)
 
     def __call__(self, row):
         item, error = json.loads(row["item"]), self.error
@@ -442,14 +444,15 @@ class _Worker:
 
     def _rows(self, item, shape):
         """Yield pairs: an id, and an image ``(H, W, C)`` uint8 or the reason (a text) why there is none."""
+        start, stop = item["start"], item["start"] + item["rows"]
         if self.kind == "images":
             for name in item["ids"]:
                 yield name, _image_or_reason(read_image, os.path.join(self.place, name), shape)
         elif self.kind == "parquet":
-            yield from _table_rows(os.path.join(self.place, item["file"]), item["start"], item["rows"], shape)
+            yield from _table_rows(os.path.join(self.place, item["file"]), start, stop, shape)
         else:
             ids, images = self._array
-            for row in range(item["start"], item["start"] + item["rows"]):
+            for row in range(start, stop):
                 yield ids[row] if ids else str(row), images[row]
 
     @cached_property
@@ -473,30 +476,38 @@ def _image_or_reason(read, *what):
         return str(error)
 
 
-def _table_rows(path, start, count, shape):
-    """Rows of a Parquet file, as :meth:`_Worker._rows` yields them; only the row groups that hold them are read."""
-    import pyarrow
+def _table_rows(path, start, stop, shape):
+    """The rows from ``start`` to ``stop`` of a Parquet file, as :meth:`_Worker._rows` yields them."""
     import pyarrow.parquet as pq
 
-    row, stop, file_name = start, start + count, os.path.basename(path)
+    with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        end = 0
+        for group in range(file.num_row_groups):
+            first, end = end, end + file.metadata.row_group(group).num_rows
+            if first < stop and start < end:
+                yield from _group_rows(file, group, max(start - first, 0), min(stop, end) - first, first, path, shape)
+
+
+def _group_rows(file, group, start, stop, first, path, shape):
+    """The rows from ``start`` to ``stop`` of a row group, whose own first row is the file's row ``first``."""
+    import pyarrow
+
+    row, before = start, 0
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
-            ends = np.cumsum(sizes).tolist()
-            groups = [g for g, end in enumerate(ends) if start < end and end - sizes[g] < stop]
-            first = ends[groups[0]] - sizes[groups[0]]
-            for batch in file.iter_batches(BATCH, row_groups=groups, columns=["id", "image"]):
-                part = batch.slice(min(row - first, len(batch)), stop - row)
-                first += len(batch)
-                for name, value in zip(part["id"], part["image"], strict=True):
-                    if name.is_valid:
-                        yield str(name), _image_or_reason(_image_of, value, shape)
-                    else:
-                        yield f"{file_name}:{row}", "it has no id"
-                    row += 1
+        for batch in file.iter_batches(BATCH, row_groups=[group], columns=["id", "image"]):
+            part = batch.slice(min(row - before, len(batch)), stop - row)
+            before += len(batch)
+            for name, value in zip(part["id"], part["image"], strict=True):
+                if name.is_valid:
+                    yield str(name), _image_or_reason(_image_of, value, shape)
+                else:
+                    yield f"{os.path.basename(path)}:{first + row}", "it has no id"
+                row += 1
+            if row == stop:
+                return
     except (pyarrow.ArrowException, OSError):
         for lost in range(row, stop):
-            yield f"{file_name}:{lost}", "its Parquet file is damaged here"
+            yield f"{os.path.basename(path)}:{first + lost}", "its Parquet file is damaged here"
 
 
 def _image_of(value, shape):
