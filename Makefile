@@ -7,9 +7,16 @@ PIP = $(BIN)/python -m pip install --disable-pip-version-check --quiet --constra
 PORT ?= 8866
 CBIR_RESULTS ?= results
 DATASET ?= mnist
+NOTEBOOKS ?= notebooks
 BROWSER = $(firstword $(foreach name,chromium chromium-browser google-chrome,$(shell command -v $(name) 2>/dev/null)))
 
-.PHONY: run test test-modules test-notebooks test-browser test-scale lab app paper report paper-seeds seeds notebooks readme bench clean lock
+# Installing without a network, from what `make wheelhouse` has collected: make run WHEELHOUSE=wheelhouse
+ifdef WHEELHOUSE
+export PIP_NO_INDEX = 1
+export PIP_FIND_LINKS = $(abspath $(WHEELHOUSE))
+endif
+
+.PHONY: run test test-modules test-notebooks test-browser test-scale test-workshop lab app paper report paper-seeds seeds notebooks readme workshop wheelhouse bench clean lock
 
 run: $(STAMP)  ## notebooks 01-05 on the bundled digits, then the table of results
 	$(BIN)/python -m cbir_utils run
@@ -36,8 +43,11 @@ test-browser:  ## JupyterLab and the app in a real browser; screenshots and late
 test-scale: $(VENV)/.installed-scale $(VENV)/.installed-server  ## the contract of every index, on a real Milvus server
 	$(BIN)/python -m pytest tests/server
 
-lab: $(STAMP)  ## JupyterLab in notebooks/
-	$(BIN)/jupyter lab --notebook-dir notebooks
+test-workshop: $(STAMP)  ## the participants' notebooks, run as handed out: no empty exercise passes; seconds of each
+	$(BIN)/python tests/run_workshop.py
+
+lab: $(STAMP)  ## JupyterLab in notebooks/, or another folder: NOTEBOOKS=results/workshop
+	$(BIN)/jupyter lab --notebook-dir $(NOTEBOOKS)
 
 app: $(VENV)/.installed-app  ## the explorer as a page on this machine: PORT=8866, CBIR_DATASET=digits, CBIR_RESULTS=results
 	cd notebooks/app && CBIR_RESULTS="$(abspath $(CBIR_RESULTS))" $(abspath $(BIN))/voila --port $(PORT) explorer.ipynb
@@ -62,6 +72,13 @@ notebooks: $(STAMP)  ## execute the committed notebooks in place
 
 readme: $(STAMP)  ## write the README's results tables from results/
 	$(BIN)/python -m cbir_utils readme
+
+workshop: $(STAMP)  ## the notebooks without solutions, for participants, in results/workshop
+	$(BIN)/python -m cbir_utils workshop
+
+wheelhouse: $(STAMP)  ## every package that run, test, lab and app need, for machines like this one without a network
+	$(BIN)/python -m pip wheel --disable-pip-version-check --wheel-dir wheelhouse --constraint requirements.txt setuptools '.[test,scale,app]'
+	rm -f wheelhouse/cbir_utils-*.whl
 
 bench: $(STAMP)  ## exact search against the usual ways, in one run
 	$(BIN)/python tests/bench_search.py

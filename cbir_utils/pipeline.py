@@ -21,6 +21,7 @@ import yaml
 from cbir_utils.artifacts import ArtifactError, Run, atomic_path
 from cbir_utils.datasets import SOURCES, DatasetError, folder_kind, pack_folder
 from cbir_utils.image_files import save_rejects
+from cbir_utils.workshop import write_workshop
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
@@ -147,7 +148,7 @@ def execute(notebook, output, parameters, *, log=False):
             try:
                 papermill.execute_notebook(
                     str(notebook), str(partial), parameters, kernel_name=KERNEL, cwd=str(notebook.parent),
-                    progress_bar=False, log_output=log, stdout_file=sys.stdout if log else None,
+                    progress_bar=False, log_output=log, stdout_file=sys.stdout if log else None, coalesce_streams=True,
                 )  # fmt: skip
             except papermill.PapermillExecutionError as error:
                 first = (error.evalue or "").strip().splitlines()[:1]
@@ -553,6 +554,16 @@ def readme(arguments):
     return 0
 
 
+def workshop(arguments):
+    """``cbir workshop``: write the participants' notebooks, without solutions."""
+    folder = Path(arguments.results) / "workshop"
+    written, kept = write_workshop(select_notebooks(0, 99), folder)
+    print(f"{len(written)} notebooks written to {folder}")
+    if kept:
+        print(f"kept, because they hold answers: {', '.join(path.stem for path in kept)}; delete them to get them anew")
+    return 0
+
+
 def measure(arguments):
     """``cbir measure``: one of the experiments for the report; a second start goes on where the first stopped."""
     from cbir_utils import experiments
@@ -719,7 +730,9 @@ def parser():
 
     three = commands.add_parser("readme", help="write the README's results tables from metrics.json")
     three.set_defaults(command=readme)
-    for command in (one, three):
+    six = commands.add_parser("workshop", help="write the participants' notebooks, without solutions, to DIR/workshop")
+    six.set_defaults(command=workshop)
+    for command in (one, three, six):
         command.add_argument("--results", default="results", metavar="DIR", help="where runs are kept (results)")
 
     four = commands.add_parser("query", help="print and draw the images nearest to an image file")

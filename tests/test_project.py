@@ -67,7 +67,8 @@ MAY_IMPORT = {
     "scale": {"artifacts", "datasets", "image_files", "models", "training"},
     "training": {"augmentation", "datasets", "index", "models"},
     "plots": set(),
-    "pipeline": {"artifacts", "datasets", "experiments", "image_files", "plots", "report", "retrieval"},
+    "pipeline": {"artifacts", "datasets", "experiments", "image_files", "plots", "report", "retrieval", "workshop"},
+    "workshop": {"artifacts"},
 }
 ONLY_IN = {
     "keras": {"augmentation", "models", "training"},
