@@ -67,7 +67,8 @@ class Collection:
     """Codes in a Milvus collection, which is made by the first ``add``.
 
     Distances are those of :class:`~cbir_utils.index.Index`, but summed in float32 by the engine. The embedded engine is
-    exact. A server searches an HNSW graph: it may miss a near row, and of rows at equal distance it may find any.
+    exact. A server searches an HNSW graph: it may miss a near row, and of rows at equal distance it may find any. Each
+    of its answers waits until all that was added can be found, some 0.2 s: send many queries in one call.
 
     The engine is asked for Euclidean distances only. For cosine it gets codes of unit length, as |q - r|² = 2 - 2 q·r,
     with one number more: 1 for a code of zeros, which is then at cosine distance 1 from everything, and 0 for others.
@@ -85,6 +86,11 @@ class Collection:
     token : str
         ``user:password`` or an API key, for a server that asks for it.
 
+    Attributes
+    ----------
+    dimension : int or None
+        The code length D; ``None`` as long as there is no collection.
+
     Raises
     ------
     EngineError
@@ -94,6 +100,7 @@ class Collection:
 
     def __init__(self, address, name, *, metric=None, encoder_hash=None, token=""):
         self.address, self.name = str(address), name
+        self.metric, self.encoder_hash, self.dimension = metric, encoder_hash, None
         self._next = None  # the id that the next code gets, once it has been asked for
         if metric is not None and metric not in METRICS:
             raise ValueError(f"there is no metric {metric!r}; choose one of {', '.join(ENGINE_METRICS)}")
@@ -103,13 +110,7 @@ class Collection:
             )
         self._client = _connect(self.address, name, token)
         try:
-            facts = self._stored_facts()
-            self.metric = metric or facts.get("metric", "euclidean")
-            self.encoder_hash = encoder_hash or facts.get("encoder_hash")
-            self._dimension = facts.get("dimension")
-            if facts:
-                self._check(facts)
-                self._load()
+            self._open()
         except BaseException:
             self.close()
             raise
@@ -118,7 +119,7 @@ class Collection:
         return f"the collection {self.name} at {_shown(self.address)}"
 
     def __len__(self):
-        if self._dimension is None:
+        if not self._exists():
             return 0
         return self._call("query", filter="", output_fields=["count(*)"], consistency_level="Strong")[0]["count(*)"]
 
@@ -127,11 +128,6 @@ class Collection:
 
     def __exit__(self, *_):
         self.close()
-
-    @property
-    def dimension(self):
-        """The code length D, or ``None`` as long as there is no collection."""
-        return self._dimension
 
     def close(self):
         """Leave the engine. The embedded one writes its file and lets go of it when its last collection is closed."""
@@ -163,12 +159,13 @@ class Collection:
             If the engine fails in the middle; the message says how many codes have arrived. The same ``add`` with the
             same ids loses and doubles nothing.
         """
+        exists = self._exists()
         codes = checked_codes(codes, "codes", self.dimension)
         if ids is None:
             first = self._next_id()
             ids = np.arange(first, first + len(codes))
         ids = _checked_ids(ids, len(codes))
-        if self.dimension is None:
+        if not exists:
             self._create(codes.shape[1])
         codes = self._vectors(codes)
         step = max(1, NUMBERS // self.dimension)
@@ -228,7 +225,7 @@ class Collection:
             For k or ef out of range, an empty collection, unknown ids, or queries of the wrong dtype, rank or length,
             or not finite.
         """
-        if self.dimension is None:
+        if not self._exists():
             raise ValueError("the index is empty; add codes before searching it")
         queries = np.asarray(queries)
         queries = checked_codes(queries[None] if queries.ndim == 1 else queries, "queries", self.dimension)
@@ -275,14 +272,14 @@ class Collection:
         Where the engine finds fewer, the rest are infinity and -1.
         """
         distances, ids = np.empty((len(queries), wanted)), np.empty((len(queries), wanted), np.int64)
-        open_, ask = np.arange(len(queries)), wanted + 1
-        while len(open_):
+        left, ask = np.arange(len(queries)), wanted + 1
+        while len(left):
             ask = min(ask, MOST_HITS)
-            found, found_ids = self._answers(queries[open_], ask, expression, min(max(ef, ask), MOST_EF))
-            distances[open_], ids[open_] = _sorted(found, found_ids, wanted)
+            found, found_ids = self._answers(queries[left], ask, expression, min(max(ef, ask), MOST_EF))
+            distances[left], ids[left] = _sorted(found, found_ids, wanted)
             # Of rows at equal distance the engine returns any: ask for more until the last is beyond them.
             cut = np.isfinite(found[:, -1]) & (found[:, wanted - 1] == found[:, -1])
-            open_ = open_[cut & (ask < MOST_HITS)]
+            left = left[cut & (ask < MOST_HITS)]
             ask *= 2
         return distances, ids
 
@@ -311,7 +308,7 @@ class Collection:
         return np.column_stack([unit_length(codes), (~codes.any(axis=1)).astype(np.float32)])
 
     def _create(self, dimension):
-        """Make the collection."""
+        """Make the collection, unless another program does so at this moment."""
         import pymilvus
 
         schema = self._client.create_schema(auto_id=False, enable_dynamic_field=False)
@@ -319,9 +316,30 @@ class Collection:
         schema.add_field("code", pymilvus.DataType.FLOAT_VECTOR, dim=dimension + (self.metric == "cosine"))
         facts = {"format": FORMAT, "metric": self.metric, "dimension": dimension, "encoder_hash": self.encoder_hash}
         properties = {FACTS: json.dumps(facts)}
-        self._call("create_collection", schema=schema, consistency_level="Strong", properties=properties)
-        self._load()
-        self._dimension = dimension
+        try:
+            self._call("create_collection", schema=schema, consistency_level="Strong", properties=properties)
+        except EngineError:
+            if not self._call("has_collection"):
+                raise
+        self._open()
+        if self.dimension != dimension:
+            raise EngineError(f"{self} has just been made for codes of {self.dimension} numbers, not {dimension}")
+
+    def _exists(self):
+        """Whether there is a collection; another program may have made it since this one looked."""
+        if self.dimension is None:
+            self._open()
+        return self.dimension is not None
+
+    def _open(self):
+        """Look for the collection; if there is one, check that it is the one that is asked for, and load it."""
+        facts = self._stored_facts()
+        self.metric = self.metric or facts.get("metric", "euclidean")
+        if facts:
+            self.encoder_hash = self.encoder_hash or facts["encoder_hash"]
+            self._check(facts)
+            self._load()
+            self.dimension = facts["dimension"]
 
     def _load(self):
         """Make the collection ready to be searched; with its index, unless it has one."""
@@ -345,10 +363,9 @@ class Collection:
                 raise EngineError(f"{self} is damaged ({record.getMessage()}); delete it and add the codes anew")
         try:
             facts = json.loads(description["properties"][FACTS])
-            facts["metric"], facts["dimension"], facts["encoder_hash"], facts["format"] + 0
+            return {name: facts[name] for name in ("format", "metric", "dimension", "encoder_hash")}
         except (KeyError, TypeError, ValueError) as error:
             raise EngineError(f"{self} was not made by cbir_utils; choose another name") from error
-        return facts
 
     def _check(self, facts):
         """Refuse a collection of a newer format, another metric or another encoder."""
@@ -393,7 +410,7 @@ class Collection:
 
     def _known(self, ids, what):
         """``ids`` as an array, after asking the engine whether it has them all."""
-        if self.dimension is None:
+        if not self._exists():
             raise ValueError("the index is empty; add codes first")
         ids = _whole_numbers(ids, what)
         there = []
@@ -432,7 +449,7 @@ def drop(address, name, *, token=""):
 
 
 def _embedded(address):
-    return address.endswith(".db")
+    return address.endswith(".db") and "://" not in address
 
 
 def _shown(address):
@@ -552,7 +569,7 @@ def _sentence(address, error):
         if re.search("connect|unavailable|unimplemented|deadline|retry|timeout", f"{reason} {error}", re.I):
             return f"no Milvus server answers at {_shown(address)}; start it, or correct address or token ({reason})"
         return f"the Milvus server at {_shown(address)} refused: {reason}"
-    if "lock" in reason.lower():
+    if "another process holds the lock" in reason:
         return f"{address} is open in another program; close it there first"
     if Path(address).is_file():
         return f"{address} is a file that the embedded engine did not write; choose another name"

@@ -207,6 +207,17 @@ class EngineContract(Contract):
         index.add(ROWS[299:])
         assert index.search(ROWS[299], 1).ids.tolist() == [[300]]
 
+    def test_a_collection_that_another_program_makes_is_found(self):
+        one, other, third = self.make(), self.make(), self.make()
+        one.add(ROWS[:200])
+        other.add(ROWS[200:], range(200, 300))
+        assert len(third) == 300
+        assert_nearest(third.search(QUERIES, 10), ROWS, QUERIES, "euclidean")
+        third._create(16)  # as if both had begun to make it at the same moment
+        assert len(third) == 300
+        with pytest.raises(EngineError, match="has just been made for codes of 16 numbers, not 3"):
+            third._create(3)
+
     def test_another_encoder_s_or_metric_s_collection_is_refused(self):
         self.make("cosine", encoder_hash="abc").add(ROWS).close()
         with pytest.raises(EngineError, match=r"codes at .* holds the codes of another encoder \(abc…, not xyz…\)"):
