@@ -40,8 +40,8 @@ FORMAT = 1
 #: Images that a worker reads and encodes at a time, which bounds its memory.
 BATCH = 512
 
-#: A shard that kills its worker (too little memory, a crash in a decoder) is tried so often again.
-RETRIES = 3
+#: A shard that kills its worker (too little memory, a crash in a decoder) is tried so often.
+TRIES = 4
 
 #: Seconds to wait for a cluster to answer; Ray itself waits for minutes, and then ends the process.
 CONNECT = 5
@@ -126,6 +126,8 @@ def encode_shards(source, encoder, folder, *, shard_size=4096, workers=2, addres
     try:
         with Run(folder.name, folder.parent).exclusive():
             finished = _finished(folder, facts)
+            for left in folder.glob(".tries-*"):
+                left.unlink()
             rows = [item["rows"] for item in plan["items"]]
             described = {key: plan[key] for key in ("kind", "place", "rejects")}
             write_json(folder / "manifest.json", {**facts, **described, "encoder_file": str(encoder), "rows": rows})
@@ -413,6 +415,7 @@ class _Worker:
                 error = str(raised)
             except OSError as raised:
                 error = _cannot_write(_shard_path(self.folder, row["shard"]), raised)
+            self._tries(row["shard"]).unlink(missing_ok=True)
         return {"rows": item["rows"], "error": error}
 
     def _make(self, number, item):
@@ -429,6 +432,13 @@ class _Worker:
         shape = self.encoder.input_shape[1:]
         if len(self.encoder.output_shape) != 2:
             raise ValueError(f"{self.encoder_file} is no encoder: its output has the shape {self.encoder.output_shape}")
+        with open(self._tries(number), "a") as file:
+            file.write(".")
+        if self._tries(number).stat().st_size > TRIES:
+            raise ValueError(
+                f"{_shard_path(self.folder, number)}: {TRIES} workers have died of this shard (too little memory, or "
+                "an image that crashes its decoder?); start again with a smaller shard_size, in another folder"
+            )
         ids, rejects, codes = [], [], [np.empty((0, self.encoder.output_shape[1]), np.float32)]
         rows = self._rows(item, shape)
         while batch := list(islice(rows, BATCH)):
@@ -441,6 +451,10 @@ class _Worker:
                     raise ValueError(f"{self.encoder_file} gives codes that are not finite; train it again")
         note = {**self.facts, "shard": number, "images": len(ids), "rejects": rejects}
         _write_shard(_shard_path(self.folder, number), ids, np.concatenate(codes), note)
+
+    def _tries(self, number):
+        """A file with a byte for each worker that has begun a shard; it goes when one has ended it, well or badly."""
+        return self.folder / f".tries-{number:06d}"
 
     def _rows(self, item, shape):
         """Yield pairs: an id, and an image ``(H, W, C)`` uint8 or the reason (a text) why there is none."""
@@ -478,9 +492,14 @@ def _image_or_reason(read, *what):
 
 def _table_rows(path, start, stop, shape):
     """The rows from ``start`` to ``stop`` of a Parquet file, as :meth:`_Worker._rows` yields them."""
+    import pyarrow
     import pyarrow.parquet as pq
 
-    with pq.ParquetFile(path, page_checksum_verification=True) as file:
+    try:
+        file = pq.ParquetFile(path, page_checksum_verification=True)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise ValueError(f"{path} cannot be read any more; was it changed?") from error
+    with file:
         end = 0
         for group in range(file.num_row_groups):
             first, end = end, end + file.metadata.row_group(group).num_rows
@@ -553,9 +572,7 @@ def _results(todo, arguments, workers, address):
             fn_constructor_args=arguments,
             compute=ray.data.ActorPoolStrategy(size=workers),
             num_cpus=1,
-            max_restarts=-1,
-            max_task_retries=RETRIES,
-        )
+        )  # a worker that dies is started again, and its shards are given out again, without end: see TRIES
         try:
             yield from results.iter_rows()
         except (ray.exceptions.RayError, ray.data.exceptions.SystemException) as error:
