@@ -168,7 +168,7 @@ def _train_once(one_core, settings):
     data = load_dataset(settings["dataset"])
     model = build_convolutional(data.database.images.shape[1:], seed=settings["seed"])
     options = {name: settings[name] for name in ("epochs", "batch_size", "seed")}
-    fit(model.autoencoder, data.database.images, **options, verbose=False)
+    fit(model.autoencoder, data.database.images, **options, check_collapse=False, verbose=False)
     ranking = Index("euclidean").add(encode(model.encoder, data.database.images)).rank(
         encode(model.encoder, data.queries.images)
     )  # fmt: skip

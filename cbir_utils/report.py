@@ -370,7 +370,8 @@ def wilson_interval(count, total):
     z = 1.959964  # the normal distribution's 97.5 % point
     share, weight = count / total, 1 + z**2 / total
     half = z * (share * (1 - share) / total + z**2 / (4 * total**2)) ** 0.5
-    return (share + z**2 / (2 * total) - half) / weight, (share + z**2 / (2 * total) + half) / weight
+    middle = share + z**2 / (2 * total)
+    return max(0.0, (middle - half) / weight), min(1.0, (middle + half) / weight)
 
 
 def _days(evidence):
@@ -828,7 +829,10 @@ def _seeds_and_machines(evidence):
         blocks.append(
             "Each method was trained with one seed; `make paper-seeds` trains the main ones with five (hours)."
         )
-    found = evidence.json("sensitivity.json")
+    try:
+        found = evidence.json("sensitivity.json")
+    except Missing as missing:
+        return [*blocks, f"How far other threads and libraries move them: {missing}"]
     rows, first = found["rows"], found["rows"][0]
     header = ("setting", "P@1", "P@5", "mAP", "mAP − first", "weights")
     table = [
