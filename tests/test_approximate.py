@@ -215,10 +215,17 @@ def test_candidates_are_measured_in_blocks_alike(monkeypatch):
 
 @pytest.mark.parametrize("case", MEASURED)
 def test_of_rows_at_equal_distance_the_lower_id_comes_first(case):
-    rows = np.tile(data()[0][:300], (2, 1))
-    hits = exhaustive(build(case, rows=rows)).search(rows[:50], 4)
-    np.testing.assert_array_equal(hits.ids[:, :2], np.arange(50)[:, None] + [0, 300])
-    assert not hits.distances[:, :2].any()
+    rows = np.tile(data()[0][:60], (6, 1))[np.random.default_rng(0).permutation(360)]
+    hits = exhaustive(build(case, rows=rows)).search(rows[:50], 7)
+    same = [np.flatnonzero((rows == row).all(axis=1)) for row in rows[:50]]
+    np.testing.assert_array_equal(hits.ids[:, :6], same)
+    assert not hits.distances[:, :6].any() and hits.distances[:, 6].all()
+
+
+def test_what_a_query_without_direction_finds_is_in_the_order_of_ids():
+    for case in CASES:
+        hits = built(case, "cosine").search(np.zeros(D, np.float32), 50)
+        assert (hits.distances == 1).all() and (np.diff(hits.ids) > 0).all()
 
 
 def test_a_single_query_gives_one_row_of_hits():
@@ -343,6 +350,9 @@ def test_exclude_self_leaves_out_each_query_and_only_it(case):
     part = np.arange(0, N, 200)  # every other query is in it
     hits = index.search(codes[own], 5, exclude_self=own, subset=part)
     assert np.isin(hits.ids, part).all() and not (hits.ids == own[:, None]).any()
+    exact = Index().add(codes).search(codes[own], 5, exclude_self=own, subset=part)
+    same = np.mean(hits.ids == exact.ids)
+    assert same == 1 if case in MEASURED else same > 0.8
     assert index.search(codes[:1], N - 1, exclude_self=[0]).ids.shape == (1, N - 1)
 
 
@@ -461,6 +471,19 @@ def test_tuning_finds_the_cheapest_of_all_settings(case):
             if index.recall(codes, codes[own], 5, exclude_self=own) >= 0.9:
                 enough.append(index._numbers_read(5))
     assert chosen == min(enough)
+
+
+def test_a_search_is_as_dear_as_the_numbers_it_looks_at_are_many():
+    graph, lists = built("hnsw_short"), built("ivfpq_fast")
+    for graph.ef, graph.refine, numbers in (
+        (10, 1, 10 * 32 * 8 + 5 * D),  # candidates on the way, 32 links each, to codes of 8; 5 full codes
+        (10, 4, 20 * 32 * 8 + 20 * D),  # 20 candidates are asked for
+    ):
+        assert graph._numbers_read(5) == numbers
+    lists.nprobe, lists.refine = 4, 2
+    width = lists._inner.d
+    assert width >= 10 and lists._numbers_read(5) == 32 * width + 4 * N / 32 * 4 + 10 * D
+    assert built("hnsw")._numbers_read(5) == 64 * 32 * D
 
 
 def test_a_recall_out_of_reach_is_named_and_nothing_changed():
