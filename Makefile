@@ -76,8 +76,8 @@ readme: $(STAMP)  ## write the README's results tables from results/
 workshop: $(STAMP)  ## the notebooks without solutions, for participants, in results/workshop
 	$(BIN)/python -m cbir_utils workshop
 
-wheelhouse: $(STAMP)  ## every package that run, test, lab and app need, for machines like this one without a network
-	$(BIN)/python -m pip wheel --disable-pip-version-check --wheel-dir wheelhouse --constraint requirements.txt setuptools '.[test,scale,app]'
+wheelhouse:  ## every package that run, test, lab and app need, for machines like this one without a network
+	$(PYTHON) -m pip wheel --disable-pip-version-check --quiet --wheel-dir wheelhouse --constraint requirements.txt setuptools '.[test,scale,app]'
 	rm -f wheelhouse/cbir_utils-*.whl
 
 bench: $(STAMP)  ## exact search against the usual ways, in one run
