@@ -66,7 +66,7 @@ def collapse(run, data, *, seeds=20, verbose=True):
     return found
 
 
-def guided(run, data, *, seeds=3, images=6000, queries=2000, epochs=16, rounds=4, verbose=True):
+def guided(run, data, *, seeds=3, images=4000, queries=2000, epochs=10, rounds=4, verbose=True):
     """Train by retrieval (the paper's section V-D) and without it, alike in everything else: what do the rounds give?
 
     Both trainings of a seed last ``epochs + rounds`` epochs with the same step sizes and are the same until the first

@@ -97,7 +97,7 @@ def test_a_wrong_name_in_a_profile_is_refused(folder, capsys):
 def test_the_project_s_own_profile_fits_its_notebooks():
     every = pipeline.select_notebooks(0, 99)
     assigned = pipeline.assign_parameters(pipeline.load_profile("paper"), every, every)
-    assert assigned[every[1]]["epochs"] == 10
+    assert {path.stem: given for path, given in assigned.items()}["02_train_autoencoder"]["epochs"] == 10
 
 
 def test_a_notebook_without_a_kernel_is_named(folder, capsys, monkeypatch):
@@ -484,3 +484,73 @@ def test_a_notebook_ends_quietly_where_labels_are_missing(folder, capsys, finish
 
 def test_labels_do_not_end_a_notebook():
     pipeline.stop_without_labels(load_dataset("shapes"))
+
+
+# -- resuming -----------------------------------------------------------------------------------------------------
+
+
+def ran(capsys):
+    """The notebooks of the last run by their numbers: those executed, those passed over."""
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("[")]
+    passed = [line.split()[1][:2] for line in lines if "done before" in line]
+    return [line.split()[1][:2] for line in lines if "done before" not in line], passed
+
+
+@pytest.fixture
+def three(folder):
+    """Three notebooks, of which the second writes an artifact."""
+    code = "from cbir_utils.artifacts import Run\nRun('shapes', results).save_json('value.json', 2)"
+    notebook(folder / "02_second_step.ipynb", "rounds = 1", code)
+    notebook(folder / "03_third_step.ipynb", "last = 1", "x = 1")
+    return folder
+
+
+def test_a_second_start_passes_over_what_is_done(three, capsys):
+    assert run(three, "--resume") == 0
+    assert ran(capsys) == (["01", "02", "03"], [])
+    assert run(three, "--resume") == 0
+    assert ran(capsys) == ([], ["01", "02", "03"])
+    assert run(three) == 0  # without --resume everything runs
+    assert ran(capsys) == (["01", "02", "03"], [])
+
+
+def test_what_has_changed_runs_again_with_all_that_follows(three, capsys):
+    results = three.parent / "results" / "shapes"
+    assert run(three, "--resume") == 0 and ran(capsys)
+    assert run(three, "--resume", "-p", "rounds=2") == 0  # another parameter
+    assert ran(capsys) == (["02", "03"], ["01"])
+    notebook(three / "03_third_step.ipynb", "last = 1", "x = 2")  # another code
+    assert run(three, "--resume", "-p", "rounds=2") == 0
+    assert ran(capsys) == (["03"], ["01", "02"])
+    (results / "value.json").unlink()  # a file that a notebook wrote
+    assert run(three, "--resume", "-p", "rounds=2") == 0
+    assert ran(capsys) == (["02"], ["01", "03"])  # it writes the same again, as its code and inputs are the same
+    Run("shapes", results.parent).record(content_hash="of other data")
+    assert run(three, "--resume", "-p", "rounds=2") == 0
+    assert ran(capsys) == (["01", "02", "03"], [])
+
+
+def test_resuming_begins_with_the_notebook_that_failed(three, capsys):
+    notebook(three / "02_second_step.ipynb", 'mode = "good"', "assert mode == 'good', 'the mode is ' + mode")
+    assert run(three, "--resume", "-p", "mode=bad") == 1
+    captured = capsys.readouterr()
+    assert "--from 02 --to 05 --resume --results" in captured.err
+    assert run(three, "--resume") == 0
+    assert ran(capsys) == (["02", "03"], ["01"])
+
+
+def test_a_notebook_can_be_left_out(three, capsys):
+    assert run(three, "--skip", "2", "--skip", "3") == 0
+    assert ran(capsys) == (["01"], [])
+    assert run(three, "--from", "3", "--skip", "3") == 2
+    assert "--skip leaves none of the notebooks from 03 to 05" in capsys.readouterr().err
+
+
+def test_the_time_left_is_that_of_earlier_runs_at_today_s_speed():
+    first, second = Path("01_first_step.ipynb"), Path("02_second_step.ipynb")
+    clock = pipeline._Clock("paper", {"01_first_step": 120.0, "02_second_step": 600.0})
+    assert clock.left([first, second]) == "(~12 min left)"
+    clock.done(first, 240.0)  # twice as slow as before
+    assert clock.left([second]) == "(~20 min left)"
+    assert pipeline._Clock("workshop", {}).left([first]) == "(~1 min left)"
+    assert pipeline._Clock("workshop", {}).left([Path("77_unheard_of.ipynb")]) == ""
