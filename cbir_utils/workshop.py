@@ -108,9 +108,9 @@ def _has_answers(notebook):
 
 
 def _minutes(notebook):
-    """How long a notebook takes, as its first cell says: ``"About 10 seconds"``."""
-    found = re.search(r"About [^.,]+", notebook.cells[0].source)
-    return " ".join(found[0].split()).removesuffix(" on digits") if found else ""
+    """How long a notebook takes on digits, as its first cell says: ``"About 10 seconds"``."""
+    found = re.search(r"About ([^.,]+?)( on digits| on two cores)?[.,]", " ".join(notebook.cells[0].source.split()))
+    return found[1] if found else ""
 
 
 #: The page beside the participants' notebooks.
