@@ -720,9 +720,10 @@ def parser():
 
     two = commands.add_parser("refresh", help="execute the committed notebooks in place (make notebooks)")
     two.set_defaults(command=refresh)
-    for command, last in ((one, "05"), (two, "99")):  # a run is the paper's system; more of it is asked for by number
+    # A run is the paper's system, without the primer; more of it is asked for by number.
+    for command, first, last in ((one, "01", "05"), (two, "00", "99")):
         command.add_argument(
-            "--from", dest="start", type=number, default="01", metavar="NN", help="first notebook (01)"
+            "--from", dest="start", type=number, default=first, metavar="NN", help=f"first notebook ({first})"
         )
         command.add_argument(
             "--to", dest="stop", type=number, default=last, metavar="NN", help=f"last notebook ({last})"

@@ -100,6 +100,15 @@ def test_the_project_s_own_profile_fits_its_notebooks():
     assert {path.stem: given for path, given in assigned.items()}["02_train_autoencoder"]["epochs"] == 10
 
 
+def test_a_run_leaves_the_primer_out_and_a_refresh_does_not():
+    def numbers(command):
+        arguments = pipeline.parser().parse_args([command])
+        return [path.name[:2] for path in pipeline.select_notebooks(arguments.start, arguments.stop)]
+
+    assert numbers("run") == ["01", "02", "03", "04", "05"]
+    assert numbers("refresh")[:2] == ["00", "01"] and numbers("refresh")[-1] >= "10"
+
+
 def test_a_notebook_without_a_kernel_is_named(folder, capsys, monkeypatch):
     monkeypatch.setattr(pipeline, "KERNEL", "no_such_kernel")
     assert run(folder) == 1
