@@ -306,7 +306,7 @@ def _write_shard(path, ids, codes, note):
     texts = pyarrow.array([name.encode("utf-8", "backslashreplace").decode() for name in ids], pyarrow.string())
     table = pyarrow.table({"id": texts, "code": values}).replace_schema_metadata({"cbir_utils": json.dumps(note)})
     with atomic_path(path) as partial:
-        pq.write_table(table, partial, write_page_checksum=True)
+        pq.write_table(table, partial, use_dictionary=False, write_page_checksum=True)
 
 
 def _note(path):

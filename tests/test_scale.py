@@ -510,13 +510,13 @@ def test_shards_of_another_encoder_source_or_size_are_refused_and_left_alone(fin
 
 def test_a_damaged_or_misnamed_shard_is_made_anew(finished, model):
     source, folder = finished
-    first, second, third, _ = shards(folder)
+    first, second, third, fourth = shards(folder)
     first.write_bytes(first.read_bytes()[:-9])
-    shutil.copyfile(third, second)
+    third.rename(second)
     before = state(folder)
     result = encode_shards(source, model[1], folder, shard_size=6, progress=silent)
-    assert result == Encoded(images=20, rejects=4, shards=4, skipped=2)
-    assert state(folder)[third.name] == before[third.name]
+    assert result == Encoded(images=20, rejects=4, shards=4, skipped=1)
+    assert state(folder)[fourth.name] == before[fourth.name]
     plain = read_folder(source)
     check_codes(folder, model[0], plain.ids, plain.images)
 
@@ -602,15 +602,18 @@ def test_a_shard_that_kills_every_worker_is_given_up(model, finished, monkeypatc
     worker = scale._Worker(model[1].read_bytes(), "encoder.keras", "images", str(source), str(folder), facts)
     row = {"shard": 0, "item": json.dumps({"ids": ["b/0.png"], "start": 0, "rows": 1})}
 
-    def die(*_):
+    def die(table, path, **_):
+        Path(path).write_bytes(b"half of a sh")
         raise SystemExit
 
+    before = state(folder)
     with monkeypatch.context() as patch:
-        patch.setattr(scale, "_write_shard", die)
+        patch.setattr(pq, "write_table", die)
         for _ in range(scale.TRIES):
             with pytest.raises(SystemExit):
                 worker(row)
     assert re.search("shard-000000.parquet: 4 workers have died of this shard", worker(row)["error"])
+    assert state(folder) == before  # what was there is whole
     shards(folder)[0].unlink()
     encode_shards(source, model[1], folder, shard_size=6, progress=silent)  # a new start tries it again
     assert len(load_codes(folder)[0]) == 20 and not list(folder.glob(".tries-*"))
@@ -690,17 +693,17 @@ def test_codes_of_another_encoder_are_refused(finished, model):
         load_codes(folder, encoder_hash="0" * 64)
 
 
-@pytest.mark.parametrize("place", [0.02, 0.3, 0.999])
+@pytest.mark.parametrize("place", ["ids", "codes", "end"])
 def test_a_changed_byte_in_a_shard_is_noticed(finished, place):
-    _, folder = finished
-    path = shards(folder)[1]
-    data = bytearray(path.read_bytes())
-    codes = pq.ParquetFile(path).metadata.row_group(0).column(1)
-    position = codes.data_page_offset + codes.total_compressed_size // 2 if place == 0.3 else int(place * len(data))
-    data[position] ^= 255
+    path = shards(finished[1])[1]
+    data, columns = bytearray(path.read_bytes()), pq.ParquetFile(path).metadata.row_group(0)
+    last = {"ids": 0, "codes": 1, "end": None}[place]
+    if last is not None:  # the last byte of the column's page
+        last = columns.column(last).data_page_offset + columns.column(last).total_compressed_size - 1
+    data[-1 if last is None else last] ^= 1
     path.write_bytes(data)
     with pytest.raises(ShardError, match="shard-000001.parquet is damaged; delete it and run encode_shards again"):
-        load_codes(folder)
+        load_codes(finished[1])
 
 
 def test_a_shard_that_came_from_elsewhere_is_refused(finished, model, tmp_path):
