@@ -41,6 +41,10 @@ SMALL, ROWS, NUMBERS = 10_000, 2**16, 2**22
 SETTINGS = ("short", "rows", "pq_bytes", "seed", "ef", "nprobe", "refine")
 
 
+#: Whole numbers from 0 to 255, kept as they are.
+WHOLE = faiss.ScalarQuantizer.QT_8bit_direct
+
+
 class ApproximateIndex:
     """Nearest-neighbour search that finds nearly all of the nearest rows, in less time or memory than :class:`Index`.
 
@@ -58,11 +62,14 @@ class ApproximateIndex:
         Hash of the encoder that made the codes, as in :class:`Index`.
     short : int, optional
         Search the first ``short`` principal components of the codes, learned without labels: no distance grows.
-    originals : "memory" or array-like, optional
-        Re-measure candidates by their full codes: kept in the index, or those of an ``(N, D)`` float32 or float16
-        array whose row numbers are the ids (memory-mapped, it stays on disk; it is not saved with the index).
+    originals : "memory", "uint8" or array-like, optional
+        Re-measure candidates by their full codes: kept in the index (``"uint8"``: as bytes, for codes that are whole
+        numbers from 0 to 255, such as pixels), or those of an ``(N, D)`` float32 or float16 array whose row numbers
+        are the ids (memory-mapped, it stays on disk; it is not saved with the index).
     rows : int, optional
         How many rows there will be: the number of lists follows from it. Those of :meth:`fit` if not given.
+    lists : int, optional
+        So many lists instead, or as many as the codes to learn from allow.
     pq_bytes : int
         Bytes of a code of ``ivfpq`` and ``ivfpq_fast``.
     seed : int
@@ -76,7 +83,17 @@ class ApproximateIndex:
     """
 
     def __init__(
-        self, kind, metric="euclidean", *, encoder_hash=None, short=None, originals=None, rows=None, pq_bytes=16, seed=0
+        self,
+        kind,
+        metric="euclidean",
+        *,
+        encoder_hash=None,
+        short=None,
+        originals=None,
+        rows=None,
+        lists=None,
+        pq_bytes=16,
+        seed=0,
     ):
         if kind not in KINDS:
             raise ValueError(f"there is no approximate index of the kind {kind!r}; choose one of {', '.join(KINDS)}")
@@ -85,12 +102,15 @@ class ApproximateIndex:
             raise ValueError(f"{kind} searches by {' or '.join(metrics)}, not by {metric!r}; use kind='exact' for that")
         if kind == "binary" and (short is not None or originals is not None):
             raise ValueError("binary codes are searched as they are; leave out short and originals")
-        if isinstance(originals, str) and originals != "memory":
-            raise ValueError(f"originals must be 'memory' or an (N, D) array, not {originals!r}")
+        if isinstance(originals, str) and originals not in ("memory", "uint8"):
+            raise ValueError(f"originals must be 'memory', 'uint8' or an (N, D) array, not {originals!r}")
+        if isinstance(originals, str) and originals == "uint8" and metric == "cosine":
+            raise ValueError("originals='uint8' keeps pixels as they are, for euclidean; use 'memory' for cosine")
         if pq_bytes < 1 or (short is not None and short < 1):
             raise ValueError(f"short and pq_bytes must be 1 or more, not {short} and {pq_bytes}")
         self.kind, self.metric, self.encoder_hash = kind, metric, encoder_hash
-        self.short, self.originals, self.rows, self.pq_bytes, self.seed = short, originals, rows, pq_bytes, seed
+        self.short, self.originals, self.rows, self.lists = short, originals, rows, lists
+        self.pq_bytes, self.seed = pq_bytes, seed
         self.ef, self.nprobe, self.refine = 64, 16, 4
         self._faiss = None
         self._mapped = False
@@ -140,7 +160,12 @@ class ApproximateIndex:
             shortening.is_trained = True
             index = faiss.IndexPreTransform(shortening, index)
         index.train(codes)
-        self._take(faiss.IndexRefineFlat(index) if isinstance(self.originals, str) else index)
+        if self._outside or self.originals is None:
+            self._take(index)
+        elif self.originals == "memory":
+            self._take(faiss.IndexRefineFlat(index))
+        else:
+            self._take(faiss.IndexRefine(index, faiss.IndexScalarQuantizer(dimension, WHOLE)))
         return self
 
     def add(self, codes):
@@ -150,6 +175,10 @@ class ApproximateIndex:
         codes = self._checked(codes, "codes")
         first = 0 if self._faiss is None else self._faiss.ntotal
         self._check_originals(first + len(codes), codes.shape[1])
+        if not self._outside and self.originals == "uint8":
+            other = np.flatnonzero(((codes != np.rint(codes)) | (codes < 0) | (codes > 255)).any(axis=1))
+            if len(other):
+                raise ValueError(f"originals='uint8' needs whole numbers from 0 to 255; row {other[0]} has others")
         if self._faiss is None:
             self.fit(codes)
         self._faiss.add(codes)
@@ -306,6 +335,8 @@ class ApproximateIndex:
             flat = faiss.downcast_index(self._inner.storage)
         else:
             return None
+        if isinstance(flat, faiss.IndexScalarQuantizer):
+            return faiss.rev_swig_ptr(flat.codes.data(), flat.ntotal * flat.d).reshape(flat.ntotal, flat.d)
         return faiss.rev_swig_ptr(flat.get_xb(), flat.ntotal * flat.d).reshape(flat.ntotal, flat.d)
 
     def _untrained(self, dimension, count):
@@ -315,7 +346,7 @@ class ApproximateIndex:
             index = faiss.IndexHNSWFlat(width, LINKS)
             index.hnsw.efConstruction = EF_CONSTRUCTION
             return index
-        wanted = 2 ** round(np.log2(4 * np.sqrt(self.rows or count)))
+        wanted = self.lists or 2 ** round(np.log2(4 * np.sqrt(self.rows or count)))
         lists = min(wanted, 2 ** int(np.log2(count // PER_LIST)))
         groups = _groups(self.kind, width, self.pq_bytes)
         if groups:
@@ -541,7 +572,8 @@ def bytes_per_row(kind, dimension, *, short=None, originals=None, pq_bytes=16):
         "ivfpq_fast": 8 + groups / 2,
         "binary": dimension / 8,
     }[kind]
-    return own + (4 * dimension if isinstance(originals, str) and kind != "exact" else 0)
+    full = {"memory": 4, "uint8": 1}.get(originals, 0) if isinstance(originals, str) and kind != "exact" else 0
+    return own + full * dimension
 
 
 def make_index(

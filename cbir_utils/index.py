@@ -469,7 +469,9 @@ def read_index(path, *, encoder_hash=None, mmap=False):
         newer = facts.get("format", 1) > FORMAT
         known = facts["encoder_hash"]
         same = newer or mmap or sha256(path) == facts["sha256"]
-        expected = (facts["dimension"], facts["rows"], FAISS_METRICS.get(facts["metric"]), facts["kind"])
+        # The approximate kinds search by L2 whatever the metric is, so that of the file says nothing about theirs.
+        metric = FAISS_METRICS[facts["metric"]] if facts["kind"] == "exact" else None
+        expected = (facts["dimension"], facts["rows"], metric, facts["kind"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise IndexFileError(f"{facts_path} is no description of an index; build the index anew") from error
     if newer:
@@ -502,8 +504,8 @@ def checked_codes(codes, what, dimension=None):
         raise ValueError(f"{what} must be a non-empty (N, D) matrix, not of shape {codes.shape}")
     if dimension not in (None, codes.shape[1]):
         raise ValueError(f"{what} have {codes.shape[1]} numbers each, but the index has {dimension}")
-    bad = np.flatnonzero(~np.isfinite(codes).all(axis=1))
-    if len(bad):
+    if not np.isfinite(codes).all():
+        bad = np.flatnonzero(~np.isfinite(codes).all(axis=1))
         raise ValueError(f"{what} have NaN or infinity in {len(bad)} row(s), first in row {bad[0]}")
     return np.ascontiguousarray(codes)
 

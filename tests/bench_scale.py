@@ -31,7 +31,7 @@ SIZES = [100_000, 1_000_000, 3_000_000, 10_000_000]
 K, QUERIES, BATCH, GROUP, GRID = 10, 1000, 20_000, 250, 5
 
 #: Bytes of a compressed code in the index, images that the quantiser learns from, and the recall@10 asked for.
-PQ_BYTES, SAMPLE, TARGET = 24, 1_000_000, 0.95
+PQ_BYTES, SAMPLE, TARGET = 24, 330_000, 0.95
 
 
 # -- the stream -------------------------------------------------------------------------------------------------

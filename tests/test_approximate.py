@@ -205,6 +205,33 @@ def test_an_array_on_disk_and_in_half_precision_measures_candidates(tmp_path):
     np.testing.assert_array_equal(hits.distances, exact.distances)
 
 
+def test_pixels_kept_as_bytes_measure_candidates_as_the_full_codes_do(tmp_path):
+    rng = np.random.default_rng(3)
+    pixels = rng.integers(0, 256, (2000, 24)).astype(np.float32)
+    queries = rng.integers(0, 256, (20, 24)).astype(np.float32)
+    found = {}
+    for originals in ("memory", "uint8"):
+        index = make_index("hnsw", short=12, originals=originals).add(pixels)
+        index.ef, index.refine = 300, 20
+        index.save(tmp_path / "index.faiss")
+        found[originals] = [part.search(queries, 10) for part in (index, load_index(tmp_path / "index.faiss"))]
+    for hits in (found["uint8"][0], *found["uint8"][1:], found["memory"][1]):
+        assert (hits.ids == found["memory"][0].ids).all()
+        assert np.allclose(hits.distances, found["memory"][0].distances, rtol=1e-6)
+    true = np.sqrt(((queries[:, None] - pixels[found["uint8"][0].ids]) ** 2).sum(axis=2))
+    assert np.allclose(found["uint8"][0].distances, true, rtol=1e-6)
+    assert index.tune(recall=0.9, sample=100) >= 0.9  # by the pixels that it keeps
+    assert (index.search(queries, 3, subset=np.arange(50)).ids < 50).all()  # measured exactly
+    with pytest.raises(ValueError, match="originals='uint8' needs whole numbers from 0 to 255; row 1 has others"):
+        index.add(np.array([[0.0] * 24, [0.5] * 24], np.float32))
+
+
+def test_the_number_of_lists_can_be_given():
+    rows = data()[0]
+    assert make_index("ivfpq_fast", lists=16).add(rows)._inner.nlist == 16
+    assert make_index("sq8", rows=10**6).add(rows)._inner.nlist == 32  # what 2,000 codes allow
+
+
 def test_candidates_are_measured_in_blocks_alike(monkeypatch):
     index, queries = built("hnsw_array"), data()[1]
     whole = index.search(queries, 10)
@@ -753,7 +780,11 @@ def test_lists_are_four_times_the_root_of_the_rows_if_there_is_enough_to_learn_f
         ),
         ({"kind": "binary"}, "binary searches by hamming, not by 'euclidean'"),
         ({"kind": "binary", "metric": "hamming", "short": 8}, "binary codes are searched as they are; leave out short"),
-        ({"kind": "sq8", "originals": "disk"}, r"originals must be 'memory' or an \(N, D\) array, not 'disk'"),
+        ({"kind": "sq8", "originals": "disk"}, r"originals must be 'memory', 'uint8' or an \(N, D\) array, not 'disk'"),
+        (
+            {"kind": "sq8", "metric": "cosine", "originals": "uint8"},
+            "originals='uint8' keeps pixels as they are, for euclidean",
+        ),
         ({"kind": "sq8", "short": 0}, "short and pq_bytes must be 1 or more, not 0 and 16"),
         ({"kind": "ivfpq", "pq_bytes": 0}, "short and pq_bytes must be 1 or more, not None and 0"),
     ],
