@@ -16,7 +16,7 @@ export PIP_NO_INDEX = 1
 export PIP_FIND_LINKS = $(abspath $(WHEELHOUSE))
 endif
 
-.PHONY: run test test-modules test-notebooks test-browser test-scale test-workshop lab app paper report paper-seeds seeds notebooks readme workshop wheelhouse bench clean lock
+.PHONY: run test test-modules test-notebooks test-browser test-scale test-workshop lab app paper report paper-seeds seeds notebooks readme workshop wheelhouse bench bench-scale clean lock
 
 run: $(STAMP)  ## notebooks 01-05 on the bundled digits, then the table of results
 	$(BIN)/python -m cbir_utils run
@@ -80,8 +80,11 @@ wheelhouse:  ## every package that run, test, lab and app need, for machines lik
 	$(PYTHON) -m pip wheel --disable-pip-version-check --quiet --wheel-dir wheelhouse --constraint requirements.txt setuptools '.[test,scale,app]'
 	rm -f wheelhouse/cbir_utils-*.whl
 
-bench: $(STAMP)  ## exact search against the usual ways, in one run
+bench: $(VENV)/.installed-bench  ## search against the usual ways (after make paper): results/bench/search.json and .png
 	$(BIN)/python tests/bench_search.py
+
+bench-scale: $(STAMP)  ## up to ten million images (after make paper): results/bench/scale_mnist.json and .png
+	$(BIN)/python tests/bench_scale.py
 
 lock:  ## compile requirements.txt anew (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --all-extras \

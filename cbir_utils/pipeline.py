@@ -470,13 +470,19 @@ def _markdown(lines):
 def update_readme(readme, results):
     """Write the tables between ``<!-- KIND NAME -->`` and ``<!-- end -->`` anew from ``results/NAME``.
 
-    KIND is results, autoencoders or binary. A block whose file does not exist is left as it is. Returns what was
-    written, as ``KIND NAME``.
+    KIND is results, autoencoders or binary, or bench for ``results/bench/NAME.md``. A block whose file does not exist
+    is left as it is. Returns what was written, as ``KIND NAME``.
     """
     written = []
 
     def fill(match):
         kind, name = match[1], match[2]
+        if kind == "bench":
+            measured = Path(results) / "bench" / f"{name}.md"
+            if not measured.exists():
+                return match[0]
+            written.append(f"{kind} {name}")
+            return f"<!-- {kind} {name} -->\n{measured.read_text()}<!-- end -->"
         project_run, (file, table) = Run(name, results), README_TABLES[kind]
         if not project_run.path(file).exists():
             return match[0]
@@ -484,7 +490,7 @@ def update_readme(readme, results):
         rows = project_run.load_json(file)
         return f"<!-- {kind} {name} -->\n{table(rows)}\n\n{_provenance(rows, project_run.manifest)}\n<!-- end -->"
 
-    pattern = rf"<!-- ({'|'.join(README_TABLES)}) (\S+) -->\n.*?<!-- end -->"
+    pattern = rf"<!-- ({'|'.join(README_TABLES)}|bench) (\S+) -->\n.*?<!-- end -->"
     text = re.sub(pattern, fill, readme.read_text(), flags=re.S)
     with atomic_path(readme) as partial:
         partial.write_text(text)

@@ -314,10 +314,33 @@ def main(arguments=None):
             flush=True,
         )
     path = Path(given.results) / "bench" / f"scale_{given.dataset}.json"
-    write_json(path, {"machine": machine(), "dataset": given.dataset, "method": given.method, "rows": rows,
-                      "on paper": extrapolate(rows)})  # fmt: skip
+    facts = {"machine": machine(), "dataset": given.dataset, "method": given.method, "rows": rows}
+    write_json(path, facts | {"on paper": extrapolate(rows)})
+    path.with_suffix(".md").write_text(table(facts))
     plot(rows, path.with_suffix(".png"))
     print(f"written to {path} and {path.with_suffix('.png').name}")
+
+
+def table(facts):
+    """The rows as a Markdown table, with where they come from."""
+    lines = [
+        "| images | encode (s) | build (s) | bytes/image | memory (GB) | queries/s | one query (ms) | recall@10 |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in facts["rows"]:
+        lines.append(
+            f"| {row['rows']:,} | {row['encode_seconds']:,.0f} | {row['build_seconds']:,.0f} | "
+            f"{row['index_bytes_per_image']:.1f} | {row['peak_memory_gb']:.2f} | {row['queries_per_second']:,.0f} | "
+            f"{row['single_query_ms']:.2f} | {row['recall@10']:.3f} |"
+        )
+    last, where = facts["rows"][-1], facts["machine"]
+    lines.append(
+        f"\nCodes of {facts['method']}, {last['dimension']} numbers, of {facts['dataset']}'s images, deformed; "
+        f"{QUERIES:,} queries that are not; {last['threads']} threads. In memory is the index; candidates are measured again by "
+        f"codes on the disk ({last['codes_bytes_per_image_on_disk']} bytes each). Measured {where['date']}, "
+        f"{where['system']}, {where['cores']} cores.\n"
+    )
+    return "\n".join(lines)
 
 
 def encode_all(given, folder, sizes):

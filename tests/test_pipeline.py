@@ -250,6 +250,17 @@ def test_the_readme_s_table_is_written_from_metrics(tmp_path):
     assert readme.read_text() == text
 
 
+def test_the_readme_s_benchmarks_are_written_from_results_bench(tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text("<!-- bench search -->\nold\n<!-- end -->\n<!-- bench other -->\nkept\n<!-- end -->\n")
+    (tmp_path / "bench").mkdir()
+    (tmp_path / "bench" / "search.md").write_text("| new |\n")
+    assert pipeline.update_readme(readme, tmp_path) == ["bench search"]
+    assert readme.read_text() == (
+        "<!-- bench search -->\n| new |\n<!-- end -->\n<!-- bench other -->\nkept\n<!-- end -->\n"
+    )
+
+
 def test_normalising_keeps_tags_and_outputs_and_drops_the_rest():
     made = nbformat.v4.new_notebook(metadata={"papermill": {"x": 1}, "widgets": {}})
     cell = nbformat.v4.new_code_cell("1 + 1", metadata={"tags": ["parameters"], "papermill": {}}, execution_count=4)
