@@ -336,8 +336,8 @@ def table(facts):
     last, where = facts["rows"][-1], facts["machine"]
     lines.append(
         f"\nCodes of {facts['method']}, {last['dimension']} numbers, of {facts['dataset']}'s images, deformed; "
-        f"{QUERIES:,} queries that are not; {last['threads']} threads. In memory is the index; candidates are measured again by "
-        f"codes on the disk ({last['codes_bytes_per_image_on_disk']} bytes each). Measured {where['date']}, "
+        f"{QUERIES:,} queries that are not; {last['threads']} threads. In memory is the index; candidates are measured "
+        f"again by codes on the disk ({last['codes_bytes_per_image_on_disk']} bytes each). Measured {where['date']}, "
         f"{where['system']}, {where['cores']} cores.\n"
     )
     return "\n".join(lines)
