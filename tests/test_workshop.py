@@ -17,7 +17,7 @@ from cbir_utils import pipeline, workshop
 from cbir_utils.workshop import NotYet, check, has_tag
 
 ROOT = Path(__file__).resolve().parent.parent
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("0[1-9]_*.ipynb"))
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("0[0-9]_*.ipynb"))
 
 
 def cells_of(path):
