@@ -27,7 +27,7 @@ test: $(VENV)/.installed-scale  ## ruff, then pytest and nbval side by side: eac
 	$(MAKE) -j2 $(if $(filter output-sync,$(.FEATURES)),--output-sync=line) test-modules test-notebooks
 
 test-modules: $(VENV)/.installed-scale  ## pytest
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest -m "not long" tests
 
 test-notebooks: $(VENV)/.installed-scale  ## nbval, on a copy of the notebooks
 	rm -rf results/check && mkdir -p results/check && cp -r notebooks results/check/
@@ -40,7 +40,8 @@ test-browser:  ## JupyterLab and the app in a real browser; screenshots and late
 	rm -rf results/browser/notebooks && cp -r notebooks results/browser/notebooks
 	$(BIN)/python -m pytest --capture=no tests/browser
 
-test-scale: $(VENV)/.installed-scale $(VENV)/.installed-server  ## the contract of every index, on a real Milvus server
+test-scale: $(VENV)/.installed-scale $(VENV)/.installed-server  ## workers that are killed, and the contract on a real Milvus server
+	$(BIN)/python -m pytest -m long tests/test_scale.py
 	$(BIN)/python -m pytest tests/server
 
 test-workshop: $(STAMP)  ## the participants' notebooks, run as handed out: no empty exercise passes; seconds of each

@@ -192,6 +192,7 @@ def killed_run(local_ray, model, tmp_path_factory):
     return source, target, result, seen, read_folder(source, size=28, channels=1)
 
 
+@pytest.mark.long
 def test_killed_workers_lose_nothing_and_double_nothing(killed_run, model):
     _, target, result, seen, plain = killed_run
     (killed, still_running, finished), *progress = seen
@@ -205,10 +206,12 @@ def test_killed_workers_lose_nothing_and_double_nothing(killed_run, model):
     }  # fmt: skip
 
 
+@pytest.mark.long
 def test_ray_that_was_running_before_is_left_running(killed_run, local_ray):
     assert local_ray.is_initialized()
 
 
+@pytest.mark.long
 def test_a_write_that_fails_ends_in_a_sentence_and_the_next_start_makes_only_what_is_missing(
     killed_run, model, tmp_path, request
 ):
@@ -234,6 +237,7 @@ def test_a_write_that_fails_ends_in_a_sentence_and_the_next_start_makes_only_wha
     assert rejects_of(target) == plain.rejects
 
 
+@pytest.mark.long
 def test_a_cluster_is_used_by_its_address_and_left_running(local_ray, model, tmp_path):
     address = local_ray.get_runtime_context().gcs_address
     code = (
@@ -257,11 +261,13 @@ def test_a_cluster_is_used_by_its_address_and_left_running(local_ray, model, tmp
     assert local_ray.cluster_resources()["CPU"] == 2
 
 
+@pytest.mark.long
 def test_more_workers_than_cores_are_refused(local_ray, model, tmp_path):
     with pytest.raises(ShardError, match="Ray has 2 cores, fewer than workers=3; lower workers"):
         encode_shards("digits", model[1], tmp_path / "shards", workers=3)
 
 
+@pytest.mark.long
 def test_a_failure_of_ray_is_a_sentence(local_ray, model, tmp_path, monkeypatch):
     class Rows:
         def map(self, *_, **how):
