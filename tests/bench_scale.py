@@ -241,10 +241,10 @@ def extrapolate(rows, target=10**9):
 
 #: What is drawn: name in the rows, title, and whether it is a cost that grows (its exponent is fitted).
 COSTS = [
-    ("encode_seconds", "encoding, seconds"),
-    ("build_seconds", "building the index, seconds"),
-    ("index_bytes_per_image", "index, bytes per image"),
-    ("peak_memory_gb", "peak memory, GB"),
+    ("encode_seconds", "encoding (s)"),
+    ("build_seconds", "building (s)"),
+    ("index_bytes_per_image", "bytes per image"),
+    ("peak_memory_gb", "peak memory (GB)"),
     ("queries_per_second", "queries per second"),
     ("recall@10", "recall@10"),
 ]
@@ -267,15 +267,16 @@ def plot(rows, path):
         ax.plot(sizes, values, "o-", color=plots.BLUE)
         ax.set(xscale="log", xlabel="images")
         if name == "recall@10":
-            ax.set(ylim=(0.9, 1.0), title=f"{title}: {values[-1]:.3f} at {sizes[-1]:,}")
+            ax.set(ylim=(0.9, 1.0), title=f"{title}: {values[-1]:.3f}")
             ax.axhline(TARGET, color=plots.GREY, linestyle=":")
+        elif name in ("index_bytes_per_image", "peak_memory_gb"):
+            ax.set(ylim=(0, None), title=f"{title}: {values[-1]:.3g}")
         else:
             b, _ = exponent(sizes, values) if len(sizes) > 1 else (0.0, 0.0)
-            ax.set(yscale="log", ylabel=title, title=f"{title.split(',')[0]}: grows as N^{b:.2f}")
-            ax.annotate(f"{values[-1]:,.3g}", (sizes[-1], values[-1]), (-8, 10), textcoords="offset points", ha="right")
-    plots.caption(
-        figure, f"inverted lists, {rows[-1]['pq_bytes']} bytes per code, candidates measured again from the disk"
-    )
+            ax.set(yscale="log", title=f"{title}: {values[-1]:,.0f}, as N^{b:.2f}")
+        ax.title.set_fontsize(13)
+    where = "candidates measured again from the disk; titles: the largest, and the fitted exponent"
+    plots.caption(figure, f"inverted lists, {rows[-1]['pq_bytes']} bytes per code, {where}")
     figure.savefig(path, dpi=110)
 
 

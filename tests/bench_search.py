@@ -369,7 +369,7 @@ def plot(tasks, path):
 
     plots.use_style()
     shown = [(name, task) for name, task in tasks.items() if name.endswith("1 thread")]
-    figure, axes = plt.subplots(1, 2 * len(shown) - 1, figsize=(15, 5), layout="constrained", squeeze=False)
+    figure, axes = plt.subplots(1, 2 * len(shown) - 1, figsize=(16, 6), layout="constrained", squeeze=False)
     panels = []
     for name, task in shown:
         panels += [(name, task, key) for key in ("recall@10", "P@10") if key in task["approximate"][0]]
@@ -390,13 +390,15 @@ def plot(tasks, path):
         title = f"{name.split(',')[0]}, one thread"
         ax.set(xlabel=key, yscale="log", title=title)
         if best and key == "recall@10":
-            ax.set_title(f"{title}: {best['queries_per_second']:,.0f} a second at .99")
+            ax.set_title(f"{title}: {best['queries_per_second']:,.0f}/s at .99")
         if "exact P@10" in task and key == "P@10":
             ax.axvline(task["exact P@10"], color=plots.GREY, linestyle=":", label="exact")
             ax.set_xlim(task["exact P@10"] - 0.006, task["exact P@10"] + 0.001)
     axes[0][0].set_ylabel("queries per second")
-    axes[0][0].set_xlim(0.8, 1.005)
-    axes[0][-1].set_xlim(0.8, 1.005)
+    axes[0][0].set_xlim(0.985, 1.0005)
+    axes[0][-1].set_xlim(0.9, 1.002)
+    for ax in axes[0]:
+        ax.title.set_fontsize(13)
     handles = {h.get_label(): h for ax in axes[0] for h in ax.get_legend_handles_labels()[0]}
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4)
     plots.caption(figure, "up and to the right is better; each point is one setting of how widely is searched")
