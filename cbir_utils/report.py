@@ -440,7 +440,7 @@ def _other_kinds(evidence):
     verdict = HOLDS if _sign(gain) == 1 else FAILS if _sign(gain) == -1 else IN_PART
     kinds = ", ".join(better) or "none"
     return verdict, (
-        f"{len(better)} of {len(rows)} other kinds have a higher mAP than the convolutional one ({kinds}). The best, "
+        f"By mAP, {len(better)} of {len(rows)} other kinds beat the convolutional one ({kinds}). The best, "
         f"{best}, differs from it by mAP {_gain(gain)} over the same queries, cosine distance."
     )
 
@@ -705,7 +705,7 @@ def methods_table(evidence):
         seconds, size = row.get("train_seconds"), _bytes_per_image(evidence, row["method"])
         rows.append((
             f"{row['method']}, {row['distance']}", f"{row['mAP']:.3f} [{low:.3f}, {high:.3f}]", *numbers,
-            f"{len(row['seeds'])}{spread}", f"{seconds:,.0f}" if seconds else "–", f"{size:,}" if size else "–",
+            f"{len(row['seeds'])}{spread}", f"{max(1, seconds):,.0f}" if seconds else "–", f"{size:,}" if size else "–",
         ))  # fmt: skip
     header = ("method, distance", "mAP [95 % interval]", "P@1", "P@5", "P@100", "R-prec.", "seeds (their mAP)",
               "training (s)", "bytes per image")  # fmt: skip
