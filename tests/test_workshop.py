@@ -219,3 +219,14 @@ def test_a_notebook_without_exercises_is_left_out(tmp_path):
     plain = tmp_path / "01_plain.ipynb"
     nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1 + 1")]), plain)
     assert workshop.write_workshop([plain], tmp_path / "out") == ([], [])
+
+
+def test_the_index_page_of_the_notebooks_counts_their_exercises():
+    """``notebooks/README.md`` lists every notebook; its links and its make targets exist."""
+    page = (ROOT / "notebooks" / "README.md").read_text()
+    rows = dict(re.findall(r"^\| \[(\d\d_\w+)\]\(\1\.ipynb\) \|.*\| (\d*) ?\|$", page, flags=re.M))
+    every = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+    assert {name: int(count or 0) for name, count in rows.items()} == {p.stem: len(exercises(p)) for p in every}
+    assert all((ROOT / "notebooks" / link).exists() for link in re.findall(r"\]\(([^)]+)\)", page))
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.M)
+    assert set(re.findall(r"(?:^|`)make ([a-z-]+)", page, flags=re.M)) <= set(targets)
