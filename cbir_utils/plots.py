@@ -4,6 +4,7 @@ Images are ``(H, W, C)`` or ``(H, W)``, uint8 in 0–255 or float in [0, 1]. Wha
 and a line style beside the colour.
 """
 
+import textwrap
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -28,8 +29,9 @@ def use_style():
 
 
 def caption(figure, text):
-    """Write an italic caption under a figure; returns the figure."""
-    figure.supxlabel(text, fontsize=11, style="italic", color="#444444")
+    """Write an italic caption under a figure, in lines no longer than the figure is wide; returns the figure."""
+    lines = textwrap.fill(text, int(12 * figure.get_figwidth()))  # at least 12 letters of this size to an inch
+    figure.supxlabel(lines, fontsize=11, style="italic", color="#444444")
     return figure
 
 

@@ -12,18 +12,20 @@ from cbir_utils import pipeline
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
-pytestmark = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 
 def code_cells(path):
     return [cell for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
 
 
+@each_notebook
 def test_name_and_kernel(path):
     assert re.fullmatch(r"\d\d_[a-z]+(_[a-z]+)+", path.stem)
     assert nbformat.read(path, 4).metadata.kernelspec.name == "python3"
 
 
+@each_notebook
 def test_opens_with_a_goal_and_closes_with_a_recap(path):
     cells = nbformat.read(path, 4).cells
     opening = cells[0].source
@@ -32,6 +34,7 @@ def test_opens_with_a_goal_and_closes_with_a_recap(path):
     assert cells[-1].cell_type == "markdown" and cells[-1].source.startswith("## Recap")
 
 
+@each_notebook
 def test_parameters_are_tagged_once_and_annotated(path):
     tagged = [cell for cell in code_cells(path) if "parameters" in cell.metadata.get("tags", [])]
     assert len(tagged) == 1
@@ -39,12 +42,14 @@ def test_parameters_are_tagged_once_and_annotated(path):
     assert {"dataset", "results", "seed"} <= set(pipeline.declared_parameters(path))
 
 
+@each_notebook
 def test_cells_are_short(path):
     lengths = [len(cell.source.splitlines()) for cell in code_cells(path)]
     assert max(lengths) <= 15
     assert statistics.median(lengths) <= 4
 
 
+@each_notebook
 def test_every_cell_is_executed_in_order_without_error(path):
     """nbval silently compares nothing where the execution count is missing."""
     cells = code_cells(path)
@@ -54,6 +59,7 @@ def test_every_cell_is_executed_in_order_without_error(path):
     assert not [output.text for output in outputs if output.get("name") == "stderr"]
 
 
+@each_notebook
 def test_some_output_is_compared_and_some_picture_shown(path):
     cells = code_cells(path)
     compared = [cell for cell in cells if "# NBVAL_CHECK_OUTPUT" in cell.source]
@@ -61,8 +67,19 @@ def test_some_output_is_compared_and_some_picture_shown(path):
     assert any("image/png" in output.get("data", {}) for cell in cells for output in cell.outputs)
 
 
+@each_notebook
 def test_size_and_metadata(path):
     assert path.stat().st_size <= 400_000
     text = path.read_text()
     assert "papermill" not in str(nbformat.read(path, 4).metadata)
     assert not re.search(r"/(home|root|Users|tmp|work)/", text), "a path of the machine it ran on"
+
+
+def test_every_figure_has_a_number_of_its_own_and_is_listed():
+    names = [
+        name for path in NOTEBOOKS for name in re.findall(r'"figure_(\d\d)_(\w+)"', path.read_text().replace("\\", ""))
+    ]
+    numbers = [number for number, _ in names]
+    assert len(names) > 40 and len(numbers) == len(set(numbers)), sorted(n for n in numbers if numbers.count(n) > 1)
+    listed = (ROOT / "notebooks" / "README.md").read_text().split("## Figures and parameters")[1]
+    assert not [f"{number} {name}" for number, name in names if number not in listed]

@@ -212,6 +212,17 @@ def test_the_drawings_of_the_steps_take_any_image(colour):
     )
 
 
+@pytest.mark.parametrize("width", [3.0, 5.0, 8.0])
+def test_a_caption_keeps_within_its_figure(width):
+    plots.use_style()
+    figure = plt.figure(figsize=(width, 3))
+    long = "Each thumbnail stands at its code's place. No label was used: alike images came together."
+    plots.caption(figure, long).canvas.draw()
+    drawn = next(text for text in figure.findobj(matplotlib.text.Text) if text.get_text().startswith("Each"))
+    assert drawn.get_text().split() == long.split()
+    assert drawn.get_window_extent().x0 >= 0 and drawn.get_window_extent().x1 <= figure.bbox.width
+
+
 def test_other_figures_draw(tmp_path):
     three = plots.codes_on_three_axes(CODES[:, :3], np.arange(20) % 2, ("0", "1"), np.array([0.4, 0.2, 0.1]))
     assert "Three axes hold 70 % of the codes' variance" in texts(three)
