@@ -8,6 +8,9 @@ PORT ?= 8866
 CBIR_RESULTS ?= results
 DATASET ?= mnist
 NOTEBOOKS ?= notebooks
+LESSONS = 00_neural_network_primer 10_search_your_images
+SHORTENED = 06_compare_autoencoders 09_binary_codes
+NBVAL = $(BIN)/python -m pytest --nbval-lax --nbval-sanitize-with tests/nbval.cfg --nbval-cell-timeout 300
 BROWSER = $(firstword $(foreach name,chromium chromium-browser google-chrome,$(shell command -v $(name) 2>/dev/null)))
 
 # Installing without a network, from what `make wheelhouse` has collected: make run WHEELHOUSE=wheelhouse
@@ -16,22 +19,32 @@ export PIP_NO_INDEX = 1
 export PIP_FIND_LINKS = $(abspath $(WHEELHOUSE))
 endif
 
-.PHONY: run test test-modules test-notebooks test-browser test-scale test-workshop lab app paper report paper-seeds seeds notebooks readme workshop wheelhouse bench bench-scale clean lock
+.PHONY: run test test-modules test-notebooks test-series test-lessons test-browser test-scale test-workshop lab app paper report paper-seeds seeds notebooks readme workshop wheelhouse bench bench-scale clean lock
 
 run: $(STAMP)  ## notebooks 01-05 on the bundled digits, then the table of results
 	$(BIN)/python -m cbir_utils run
 
-test: $(VENV)/.installed-scale  ## ruff, then pytest and nbval side by side: each keeps one core busy
+test: $(VENV)/.installed-scale  ## ruff, then pytest and nbval, two of the three parts at a time: one for each core
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(MAKE) -j2 $(if $(filter output-sync,$(.FEATURES)),--output-sync=line) test-modules test-notebooks
+	$(MAKE) -j2 $(if $(filter output-sync,$(.FEATURES)),--output-sync=line) test-modules test-series test-lessons
 
 test-modules: $(VENV)/.installed-scale  ## pytest
 	$(BIN)/python -m pytest -m "not long" tests
 
-test-notebooks: $(VENV)/.installed-scale  ## nbval, on a copy of the notebooks
-	rm -rf results/check && mkdir -p results/check && cp -r notebooks results/check/
-	$(BIN)/python -m pytest --nbval-lax --nbval-sanitize-with tests/nbval.cfg --nbval-cell-timeout 300 results/check/notebooks
+test-notebooks: test-series test-lessons  ## nbval, on copies of the notebooks
+
+test-series: $(VENV)/.installed-scale  ## nbval: the notebooks that build on each other
+	rm -rf results/check/series && mkdir -p results/check/series && cp -r notebooks results/check/series/
+	cd results/check/series/notebooks && rm $(LESSONS:=.ipynb)
+	for name in $(SHORTENED); do $(BIN)/papermill --prepare-only --log-level ERROR -f tests/short.yaml \
+		notebooks/$$name.ipynb results/check/series/notebooks/$$name.ipynb || exit 1; done
+	$(NBVAL) results/check/series/notebooks
+
+test-lessons: $(VENV)/.installed-scale  ## nbval: the notebooks that stand alone
+	rm -rf results/check/lessons && mkdir -p results/check/lessons/notebooks
+	cp $(LESSONS:%=notebooks/%.ipynb) results/check/lessons/notebooks/
+	$(NBVAL) results/check/lessons/notebooks
 
 test-browser:  ## JupyterLab and the app in a real browser; screenshots and latencies in results/browser
 	@test -n "$(BROWSER)" || { echo "make test-browser needs a browser: install chromium (apt-get install chromium)"; exit 1; }
@@ -40,8 +53,8 @@ test-browser:  ## JupyterLab and the app in a real browser; screenshots and late
 	rm -rf results/browser/notebooks && cp -r notebooks results/browser/notebooks
 	$(BIN)/python -m pytest --capture=no tests/browser
 
-test-scale: $(VENV)/.installed-scale $(VENV)/.installed-server  ## workers that are killed, and the contract on a real Milvus server
-	$(BIN)/python -m pytest -m long tests/test_scale.py
+test-scale: $(VENV)/.installed-scale $(VENV)/.installed-server  ## what takes longer: workers that are killed, a small make bench-scale, the contract on a real Milvus server
+	$(BIN)/python -m pytest -m long tests
 	$(BIN)/python -m pytest tests/server
 
 test-workshop: $(STAMP)  ## the participants' notebooks, run as handed out: no empty exercise passes; seconds of each

@@ -72,6 +72,7 @@ def test_the_exponent_of_a_known_power_law():
     assert b == pytest.approx(0.5) and a == pytest.approx(3)
 
 
+@pytest.mark.long
 def test_the_whole_on_20_000_images(tmp_path):
     from cbir_utils.models import keras
     from cbir_utils.training import encode, load_model
