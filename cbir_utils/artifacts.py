@@ -27,7 +27,7 @@ METHOD_MADE_BY = {
     "binary": "09",
 }
 
-#: Which notebook writes a file, by its name: so that an error can say how to make the file anew.
+#: Which notebook writes a file, by its name, or from which to which: so that an error can say how to make it anew.
 MADE_BY = {
     "labels_database.npy": "01",
     "labels_queries.npy": "01",
@@ -38,7 +38,7 @@ MADE_BY = {
     "codes_queries.npy": "03",
     "index.faiss": "04",
     "index.json": "04",
-    "metrics.json": "05",
+    "metrics.json": "05-08",
     "autoencoders.json": "06",
     "hard_queries.json": "07",
     "novelty.json": "07",
@@ -117,8 +117,8 @@ class Run:
     def remedy_for(self, name):
         """The shell command, between backquotes, that makes the artifact ``name`` anew, from any folder."""
         path = PurePosixPath(name)
-        number = METHOD_MADE_BY.get(path.parts[0], MADE_BY.get(path.name))
-        return self._remedy(number or "01", number or "05", self.manifest)
+        made_by = METHOD_MADE_BY.get(path.parts[0], MADE_BY.get(path.name, "01-05"))
+        return self._remedy(made_by[:2], made_by[-2:], self.manifest)
 
     def _remedy(self, start, stop, manifest):
         words = [sys.executable, "-m", "cbir_utils", "run", "--dataset", manifest.get("source", self.dataset)]
@@ -283,9 +283,15 @@ class Run:
     # -- the table of results ---------------------------------------------------------------------------
 
     def add_metrics(self, rows):
-        """Put rows, dated today, into ``metrics.json``: they replace those of the same method and distance."""
+        """Put rows, dated today, into ``metrics.json``: they replace those of the same method and distance.
+
+        A table that is damaged is begun anew, as if there were none: the notebooks that wrote it make it anew.
+        """
         rows = [{**row, "measured": datetime.now(UTC).date().isoformat()} for row in rows]
-        known = self.load_json("metrics.json") if self.path("metrics.json").exists() else []
+        try:
+            known = self.load_json("metrics.json")
+        except ArtifactError:
+            known = []
         table = {(row["method"], row["distance"]): row for row in [*known, *rows]}
         self.save_json("metrics.json", list(table.values()))
 

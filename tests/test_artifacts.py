@@ -187,7 +187,7 @@ def test_two_runs_of_one_results_folder_do_not_mix(tmp_path):
         ("codes_database.npy", "03"),
         ("codes_queries.npy", "03"),
         ("index.faiss", "04"),
-        ("metrics.json", "05"),
+        ("metrics.json", "05-08"),
         ("made_by_nobody_known.png", "01-05"),
     ],
 )
@@ -211,7 +211,7 @@ def test_a_damaged_file_is_refused_by_every_way_to_it(run, load):
 def test_damaged_json_is_refused(run):
     run.save_json("metrics.json", [])
     run.path("metrics.json").write_text("[1]\n")
-    with pytest.raises(ArtifactError, match="metrics.json differs from its hash .*" + remedy(run, "05")):
+    with pytest.raises(ArtifactError, match="metrics.json differs from its hash .*" + remedy(run, "05-08")):
         run.load_json("metrics.json")
 
 
@@ -325,6 +325,8 @@ def test_the_remedy_knows_where_the_run_came_from(run):
         "convolutional/encoder.keras"
     )
     assert "--from 06 --to 06" in run.remedy_for("deep/encoder.keras")
+    assert "--from 06 --to 06" in run.remedy_for("deep/metrics.json")  # a method's folder goes before the name
+    assert "--from 05 --to 08" in run.remedy_for("metrics.json")
     assert "--from 08 --to 08" in run.remedy_for("manifold/codes_queries.npy")
 
 
@@ -370,12 +372,13 @@ def test_add_metrics_replaces_rows_of_the_same_method_and_distance_and_keeps_the
     assert table == [row(*values) for values in expected]
 
 
-def test_add_metrics_does_not_build_on_a_damaged_table(run):
+@pytest.mark.parametrize("damage", ["[]", "not JSON"])
+def test_add_metrics_begins_a_damaged_table_anew(run, damage):
+    """What its error tells the user to run writes it through add_metrics."""
     run.add_metrics([{"method": "pixels", "distance": "cosine"}])
-    run.path("metrics.json").write_text("[]")
-    with pytest.raises(ArtifactError, match="metrics.json differs from its hash"):
-        run.add_metrics([{"method": "deep", "distance": "cosine"}])
-    assert run.path("metrics.json").read_text() == "[]"
+    run.path("metrics.json").write_text(damage)
+    run.add_metrics([{"method": "deep", "distance": "cosine"}])
+    assert [row["method"] for row in run.load_json("metrics.json")] == ["deep"]
 
 
 # -- one run at a time --------------------------------------------------------------------------------------------
