@@ -1,6 +1,6 @@
 """Small experiments for the report on the paper: collapse by seed, training guided by retrieval, other machines.
 
-Each writes one artifact of a run, saves what it has after every training, and goes on there when it is started again.
+Each writes one artifact of a run, saves what it has on the way, and goes on there when it is started again.
 """
 
 import hashlib
@@ -13,6 +13,7 @@ import time
 import numpy as np
 
 from cbir_utils import metrics
+from cbir_utils.artifacts import ArtifactError, package_versions
 from cbir_utils.augmentation import Augmentation
 from cbir_utils.datasets import load_dataset
 from cbir_utils.index import Index
@@ -69,8 +70,8 @@ def collapse(run, data, *, seeds=20, verbose=True):
 def guided(run, data, *, seeds=3, images=4000, queries=2000, epochs=10, rounds=4, verbose=True):
     """Train by retrieval (the paper's section V-D) and without it, alike in everything else: what do the rounds give?
 
-    Both trainings of a seed last ``epochs + rounds`` epochs with the same step sizes and are the same until the first
-    round: then one takes mutual neighbours for partners, the other goes on with two views of one image.
+    Both trainings of a seed are the same for ``epochs`` epochs. Then one takes mutual neighbours for partners, for
+    ``rounds`` epochs or until nothing improves; the other goes on with two views of one image for ``rounds`` epochs.
 
     Parameters
     ----------
@@ -144,30 +145,31 @@ def sensitivity(run, *, verbose=True):
     The paper's network on the bundled digits, as in notebook 02, in a process of its own for each of ``SETTINGS``. The
     run gets ``sensitivity.json``: the metrics and a hash of the weights for each. Returns what was written.
     """
-    settings = {"dataset": "digits", "epochs": 12, "batch_size": 32, "seed": 0}
-    found = _known(run, "sensitivity.json", settings) or {"settings": settings, "cores": os.cpu_count(), "rows": []}
+    options = {"dataset": "digits", "epochs": 12, "batch_size": 32, "seed": 0}
+    settings = {**options, "cores": os.cpu_count(), "tensorflow": package_versions()["tensorflow"]}
+    found = _known(run, "sensitivity.json", settings) or {"settings": settings, "rows": []}
     done = {row["name"] for row in found["rows"]}
     for name, one_core, onednn in SETTINGS:
         if name in done or (one_core and not hasattr(os, "sched_setaffinity")):  # macOS cannot be told its cores
             continue
-        code = f"from cbir_utils import experiments; experiments._train_once({one_core}, {settings})"
+        code = f"from cbir_utils import experiments; experiments._train_once({one_core}, {options})"
         environment = {**os.environ, "TF_ENABLE_ONEDNN_OPTS": onednn}
         process = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
         if process.returncode:
-            raise RuntimeError(f"the training '{name}' failed: {process.stderr.strip().splitlines()[-1]}")
+            last = (process.stderr.strip() or f"exit status {process.returncode}").splitlines()[-1]
+            raise RuntimeError(f"the training '{name}' failed: {last}")
         found["rows"].append({"name": name, **json.loads(process.stdout)})
         run.save_json("sensitivity.json", found)
         _say(verbose, f"{name}: mAP {found['rows'][-1]['mAP']:.6f}")
     return found
 
 
-def _train_once(one_core, settings):
+def _train_once(one_core, options):
     """Print, as JSON, the metrics of one training; this process has done nothing else, so its threads can be chosen."""
     if one_core:
         os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])  # TensorFlow counts them when its first operation runs
-    data = load_dataset(settings["dataset"])
-    model = build_convolutional(data.database.images.shape[1:], seed=settings["seed"])
-    options = {name: settings[name] for name in ("epochs", "batch_size", "seed")}
+    data = load_dataset(options.pop("dataset"))
+    model = build_convolutional(data.database.images.shape[1:], seed=options["seed"])
     fit(model.autoencoder, data.database.images, **options, check_collapse=False, verbose=False)
     ranking = Index("euclidean").add(encode(model.encoder, data.database.images)).rank(
         encode(model.encoder, data.queries.images)
@@ -184,10 +186,11 @@ def _means(values):
 
 
 def _known(run, name, settings):
-    """The artifact ``name`` if it is there and was made with the same settings, else ``None``."""
-    if not run.path(name).exists():
+    """The artifact ``name`` if it is there, whole, and was made with the same settings, else ``None``."""
+    try:
+        found = run.load_json(name)
+    except ArtifactError:  # not there, or damaged: measured anew
         return None
-    found = run.load_json(name)
     return found if found["settings"] == settings else None
 
 

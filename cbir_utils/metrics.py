@@ -104,6 +104,15 @@ def bootstrap_interval(values, *, level=0.95, resamples=1000, seed=0):
     return float(low), float(high)
 
 
+def wilson_interval(count, total):
+    """The 95 % interval of a share of few trials: (low, high) of ``count`` in ``total`` (Wilson 1927)."""
+    z = 1.959964  # the normal distribution's 97.5 % point
+    share, weight = count / total, 1 + z**2 / total
+    half = z * (share * (1 - share) / total + z**2 / (4 * total**2)) ** 0.5
+    middle = share + z**2 / (2 * total)
+    return max(0.0, (middle - half) / weight), min(1.0, (middle + half) / weight)
+
+
 def per_query(rankings, labels_queries, labels_database):
     """Every metric of every query.
 

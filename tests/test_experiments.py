@@ -128,7 +128,7 @@ def test_the_same_training_is_started_with_other_threads_and_libraries(run, monk
     found = experiments.sensitivity(run, verbose=False)
     assert [row["name"] for row in found["rows"]] == [name for name, *_ in experiments.SETTINGS]
     assert started == [("1", False), ("1", False), ("1", False), ("1", True), ("0", False), ("0", True)]
-    assert found == run.load_json("sensitivity.json") and found["cores"] >= 1
+    assert found == run.load_json("sensitivity.json") and found["settings"]["cores"] >= 1
 
 
 def test_the_command_measures(run, fits, capsys):

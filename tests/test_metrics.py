@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import binomtest
 from sklearn.metrics import average_precision_score
 
 from cbir_utils import metrics
@@ -215,3 +216,9 @@ def test_several_queries_with_ties_do_not_mix():
 def test_fractional_distances_have_no_ties_to_share():
     with pytest.raises(ValueError, match="must be whole numbers, not float64; use average_precision"):
         metrics.tied_average_precision([[0.5]], [[True]])
+
+
+@pytest.mark.parametrize("count", [0, 1, 10, 19, 20])
+def test_wilson_interval_is_scipy_s(count):
+    known = binomtest(count, 20).proportion_ci(method="wilson")
+    assert metrics.wilson_interval(count, 20) == pytest.approx((known.low, known.high), abs=1e-6)
