@@ -18,8 +18,8 @@ from pathlib import Path
 
 import yaml
 
-from cbir_utils.artifacts import ArtifactError, Run, atomic_path
-from cbir_utils.datasets import SOURCES, DatasetError, folder_kind, pack_folder
+from cbir_utils.artifacts import ArtifactError, Run, atomic_path, machine, package_versions
+from cbir_utils.datasets import SOURCES, DatasetError, folder_kind, load_dataset, pack_folder
 from cbir_utils.image_files import save_rejects
 from cbir_utils.workshop import write_workshop
 
@@ -27,14 +27,18 @@ ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
 KERNEL = "python3"
 
-#: Seconds that each notebook took on two cores, by profile (workshop on digits, paper on MNIST): for the time left.
+#: Seconds that each notebook took on two cores, by dataset and profile: for the time left.
 #: What a run has noted itself goes before.
 SECONDS = {
-    "workshop": {"01": 10, "02": 60, "03": 20, "04": 10, "05": 15, "06": 120, "07": 30, "08": 80, "09": 15, "10": 60,
-                 "12": 30},
-    "paper": {"01": 10, "02": 490, "03": 40, "04": 10, "05": 130, "06": 650, "07": 310, "08": 1500, "09": 400,
-              "12": 2000},
+    ("digits", "workshop"): {"01": 10, "02": 60, "03": 20, "04": 10, "05": 15, "06": 120, "07": 30, "08": 80, "09": 15,
+                             "10": 60, "12": 30},
+    ("mnist", "paper"): {"01": 10, "02": 490, "03": 40, "04": 10, "05": 130, "06": 650, "07": 310, "08": 1500,
+                         "09": 400, "12": 2000},
 }  # fmt: skip
+
+#: The parameters that only say how many trainings are made. More than wanted will do: ``--resume`` passes over such a
+#: notebook, and those after it need not run again because of their number.
+TRAININGS = ("seeds", "contrastive_seeds", "printed_seeds", "guided_seeds")
 
 
 class UsageError(Exception):
@@ -235,36 +239,42 @@ def run(arguments):
     chosen = assign_parameters({**everywhere, **own}, notebooks, every)
     # For every notebook: a wrong name in the profile is an error whatever is run.
     of_profile = assign_parameters(load_profile(arguments.profile), every, every)
+    used = {path: {**declared_parameters(path), **of_profile[path], **chosen[path]} for path in notebooks}
 
     with project_run.exclusive():
+        data = {"content_hash": None, "labels": arguments.labels}
         if of_images:
-            _pack(source, arguments, project_run)
-        project_run.record(source=source, profile=arguments.profile, size=arguments.size, labels=arguments.labels,
-                           commit=current_commit())  # fmt: skip
-        clock = _Clock(arguments.profile, project_run.manifest.get("timings", {}))
+            data["content_hash"] = _pack(source, arguments, project_run).content_hash
+        elif arguments.resume:
+            data["content_hash"] = _content_hash(source, used[notebooks[0]].get("seed", 0))
+        done = _count_done(project_run, used, data) if arguments.resume else 0
+        clock = _Clock(source, arguments.profile, project_run.manifest)
+        project_run.record(source=source, profile=arguments.profile, size=arguments.size, labels=arguments.labels)
+        if notebooks[done:]:
+            project_run.record(commit=current_commit())
+        _note_not_done(project_run, notebooks[done:])
         for number, notebook in enumerate(notebooks, 1):
-            parameters = {**of_profile[notebook], **chosen[notebook]}
-            used = {**declared_parameters(notebook), **parameters}
-            output = project_run.path(f"notebooks/{notebook.name}")
             text = f"[{number}/{len(notebooks)}] {notebook.stem:<26}"
-            if arguments.resume and _is_done(project_run, notebook, used):
-                print(f"{text} done before, with the same parameters")
+            if number <= done:
+                print(f"{text} done before, with the same cells, parameters and data")
                 continue
-            files, start = project_run.manifest.get("files", {}), time.perf_counter()
+            remaining, output = notebooks[number - 1 :], project_run.path(f"notebooks/{notebook.name}")
+            files, commit = project_run.manifest.get("files", {}), current_commit()
+            start = time.perf_counter()
             try:
-                with progress_line(f"{text} {clock.left(notebooks[number - 1 :]):<18}", log=arguments.log):
-                    execute(notebook, output, parameters, log=arguments.log)
+                with progress_line(f"{text} {clock.left(remaining):<18}", log=arguments.log):
+                    execute(notebook, output, {**of_profile[notebook], **chosen[notebook]}, log=arguments.log)
             except NotebookFailed as error:
-                print(f"{error}\n  resume with:   {_resume(arguments, notebooks[number - 1 :])}", file=sys.stderr)
+                print(f"{error}\n  resume with:   {_resume(arguments, remaining)}", file=sys.stderr)
                 return 1
             except KeyboardInterrupt:
-                print(f"interrupted; resume with: {_resume(arguments, notebooks[number - 1 :])}", file=sys.stderr)
+                print(f"interrupted; resume with: {_resume(arguments, remaining)}", file=sys.stderr)
                 return 130
             seconds = round(time.perf_counter() - start, 1)
             clock.done(notebook, seconds)
-            project_run.record(timings={notebook.stem: seconds}, parameters={notebook.stem: used})
+            project_run.record(timings={notebook.stem: seconds}, parameters={notebook.stem: used[notebook]})
             project_run.record_files(f"notebooks/{notebook.name}")
-            _note_done(project_run, notebook, used, files)
+            _note_done(project_run, notebook, used[notebook], data, files, commit)
         if int(notebooks[-1].name[:2]) >= 5:  # notebook 05 writes the table
             _print_summary(project_run)
     return 0
@@ -273,13 +283,13 @@ def run(arguments):
 class _Clock:
     """How long is left of a run: what the notebooks took before, times how much slower those of today are."""
 
-    def __init__(self, profile, timings):
-        self.profile, self.timings = profile, timings
+    def __init__(self, source, profile, manifest):
+        self.typical = SECONDS.get((source, profile), {})
+        self.timings = manifest.get("timings", {}) if manifest.get("profile") == profile else {}
         self.expected, self.spent = 0.0, 0.0  # of the notebooks that have run by now
 
     def _seconds(self, notebook):
-        typical = SECONDS["workshop" if self.profile == "workshop" else "paper"]
-        return self.timings.get(notebook.stem, typical.get(notebook.name[:2]))
+        return self.timings.get(notebook.stem, self.typical.get(notebook.name[:2]))
 
     def done(self, notebook, seconds):
         """Take note that a notebook has run."""
@@ -295,33 +305,94 @@ class _Clock:
         return f"(~{minutes:.0f} min left)" if minutes >= 1.5 else "(~1 min left)"
 
 
-def _step_key(project_run, notebook, used):
-    """A hash of all that a notebook's results come from: its code, parameters, data, and the notebooks before it."""
+def _content_hash(source, seed):
+    """The content hash of a dataset as it is now."""
+    try:
+        return load_dataset(source, seed=seed).content_hash
+    except DatasetError as error:
+        raise UsageError(str(error)) from error
+
+
+def _step_key(project_run, notebook, used, data):
+    """A hash of what a notebook's results come from: its code cells, its parameters, the data, and the step before it.
+
+    Not in it, so not noticed by ``--resume``: the code of this package and the versions of libraries. An edit to a
+    plot would otherwise have everything run again; after a change that counts, run without ``--resume``. Nor is where
+    the results are kept, so that a clone can be moved, nor the number of trainings (``TRAININGS``).
+    """
     import nbformat
 
-    manifest = project_run.manifest
-    steps = {stem: step for stem, step in manifest.get("steps", {}).items() if stem < notebook.stem}
-    before = steps[max(steps)]["key"] if steps else None
+    steps = project_run.manifest.get("steps", {})
+    before = [stem for stem, step in steps.items() if stem < notebook.stem and step["key"]]
     code = [cell.source for cell in nbformat.read(notebook, as_version=4).cells if cell.cell_type == "code"]
-    facts = [code, used, manifest.get("content_hash"), before]
+    packed = str(project_run.path("dataset"))
+    parameters = {
+        name: value for name, value in used.items() if name not in ("results", *TRAININGS) and value != packed
+    }
+    facts = [code, parameters, data, steps[max(before)]["key"] if before else None]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def _is_done(project_run, notebook, used):
-    """Whether the run holds what this notebook writes, from the same code, parameters, data and notebooks before it."""
+def _count_done(project_run, used, data):
+    """How many of the notebooks in ``used``, ``{path: parameters}`` in order, need not run.
+
+    It is those before the first that must run: what comes after that one builds on it. Decided before any runs, as one
+    that runs may make a file anew that others wrote into as well.
+    """
+    done = 0
+    for notebook, parameters in used.items():
+        if not _is_done(project_run, notebook, parameters, data):
+            break
+        done += 1
+    return done
+
+
+def _is_done(project_run, notebook, used, data):
+    """Whether the run holds, whole, what this notebook writes, from what the key names and trainings enough."""
     step = project_run.manifest.get("steps", {}).get(notebook.stem)
-    if step is None or step["key"] != _step_key(project_run, notebook, used):
+    if step is None or step["key"] != _step_key(project_run, notebook, used, data):
         return False
-    return all(project_run.path(name).exists() for name in [*step["wrote"], f"notebooks/{notebook.name}"])
+    if any(step["seeds"].get(name, 0) < count for name, count in _trainings(used).items()):
+        return False
+    try:
+        for name in step["wrote"]:
+            project_run.checked_path(name)
+    except ArtifactError:
+        return False
+    # The executed copy has only to be there: who reads it in JupyterLab may save it, and no step builds on it.
+    return project_run.path(f"notebooks/{notebook.name}").is_file()
 
 
-def _note_done(project_run, notebook, used, files_before):
-    """Note for :func:`_is_done` that a notebook has run, and which files it wrote."""
+def _trainings(used):
+    """Those of a notebook's parameters that say how many trainings it makes."""
+    return {name: used[name] for name in TRAININGS if name in used}
+
+
+def _note_not_done(project_run, notebooks):
+    """Note that these are about to be run: one that is stopped or fails leaves files that belong to no note of old.
+
+    What each wrote stays noted for :func:`_note_done`.
+    """
+    steps = project_run.manifest.get("steps", {})
+    project_run.record(
+        steps={path.stem: {"key": None, "wrote": steps.get(path.stem, {}).get("wrote", [])} for path in notebooks}
+    )
+
+
+def _note_done(project_run, notebook, used, data, files_before, commit):
+    """Note for :func:`_is_done` that a notebook has run, which files it wrote, and what it was run with."""
     manifest = project_run.manifest
-    wrote = {name for name, facts in manifest["files"].items() if files_before.get(name) != facts}
-    wrote |= set(manifest.get("steps", {}).get(notebook.stem, {}).get("wrote", ()))  # written again, just the same
-    key = _step_key(project_run, notebook, used)
-    project_run.record(steps={notebook.stem: {"key": key, "wrote": sorted(wrote & manifest["files"].keys())}})
+    wrote = {name for name, facts in manifest.get("files", {}).items() if files_before.get(name) != facts}
+    wrote |= set(manifest["steps"][notebook.stem]["wrote"])  # written again, just the same, or still good
+    wrote.discard(f"notebooks/{notebook.name}")
+    # Where the data were not looked at before the run, their hash is what the notebooks noted.
+    data = {**data, "content_hash": data["content_hash"] or manifest.get("content_hash")}
+    step = {
+        "key": _step_key(project_run, notebook, used, data), "seeds": _trainings(used),
+        "wrote": sorted(name for name in wrote if project_run.path(name).is_file()),
+        "commit": commit, "packages": package_versions(), "machine": machine(),
+    }  # fmt: skip
+    project_run.record(steps={notebook.stem: step})
 
 
 def _is_folder_of_images(source, arguments, results):
@@ -342,7 +413,10 @@ def _is_folder_of_images(source, arguments, results):
 
 
 def _pack(source, arguments, project_run):
-    """Read the folder of images ``source`` once for all notebooks, and say which files could not be read."""
+    """Read the folder of images ``source`` once for all notebooks, and say which files could not be read.
+
+    Returns the dataset.
+    """
     start, on_terminal = time.perf_counter(), sys.stdout.isatty()
 
     def progress(done, total):
@@ -369,6 +443,7 @@ def _pack(source, arguments, project_run):
         other = len(rejects) - sum(count for _, count in common)
         reasons = [f"{count:,} {reason}" for reason, count in common] + ([f"{other:,} other"] if other else [])
         print(f"{len(rejects):,} of {n + len(rejects):,} files are left out ({'; '.join(reasons)}): see {csv}")
+    return data
 
 
 def _resume(arguments, remaining):
@@ -719,7 +794,8 @@ def parser():
                      help="set a parameter of the notebooks; may be repeated")  # fmt: skip
     one.add_argument("--log", action="store_true", help="show what the notebooks print, such as the epochs' losses")
     one.add_argument("--resume", action="store_true",
-                     help="pass over notebooks that are done already, with the same parameters and inputs")  # fmt: skip
+                     help="pass over notebooks that are done already, with the same cells, parameters and data; "
+                     "changes of the package's code or of library versions are not noticed")  # fmt: skip
     one.add_argument("--skip", type=number, action="append", default=[], metavar="NN",
                      help="leave a notebook out; may be repeated")  # fmt: skip
     one.set_defaults(command=run)

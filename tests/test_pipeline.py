@@ -9,15 +9,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from cbir_utils import pipeline
+from cbir_utils import pipeline, report
 from cbir_utils.artifacts import ArtifactError, Run
-from cbir_utils.datasets import load_dataset, pack_folder
+from cbir_utils.datasets import DatasetError, load_dataset, pack_folder
 from cbir_utils.pipeline import UsageError
 
 PARAMETERS = 'dataset = "digits"  # which\nresults = "../results"  # where\n'
@@ -517,7 +518,26 @@ def ran(capsys):
 
 
 @pytest.fixture
-def three(folder):
+def quick(monkeypatch):
+    """Notebooks run in this process: what resuming decides does not depend on a kernel, and one takes a second."""
+
+    def execute(path, output, parameters, *, log):
+        names, cells = {}, [cell.source for cell in nbformat.read(path, 4).cells]
+        exec(cells[0], names)
+        names.update(parameters)
+        try:
+            for cell in cells[1:]:
+                exec(cell, names)
+        except AssertionError as error:
+            raise pipeline.NotebookFailed(str(error)) from error
+        output.parent.mkdir(exist_ok=True)
+        output.write_text(json.dumps(parameters))
+
+    monkeypatch.setattr(pipeline, "execute", execute)
+
+
+@pytest.fixture
+def three(folder, quick):
     """Three notebooks, of which the second writes an artifact."""
     code = "from cbir_utils.artifacts import Run\nRun('shapes', results).save_json('value.json', 2)"
     notebook(folder / "02_second_step.ipynb", "rounds = 1", code)
@@ -534,20 +554,157 @@ def test_a_second_start_passes_over_what_is_done(three, capsys):
     assert ran(capsys) == (["01", "02", "03"], [])
 
 
+def test_what_counts_as_done_is_said(three, capsys):
+    assert run(three, "--resume", "--to", "1") == 0 and ran(capsys)
+    assert run(three, "--resume", "--to", "1") == 0
+    assert (
+        "01_first_step              done before, with the same cells, parameters and data\n" in capsys.readouterr().out
+    )
+    with pytest.raises(SystemExit):
+        pipeline.main(["run", "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "changes of the package's code or of library versions are not noticed" in said
+
+
 def test_what_has_changed_runs_again_with_all_that_follows(three, capsys):
-    results = three.parent / "results" / "shapes"
     assert run(three, "--resume") == 0 and ran(capsys)
     assert run(three, "--resume", "-p", "rounds=2") == 0  # another parameter
     assert ran(capsys) == (["02", "03"], ["01"])
     notebook(three / "03_third_step.ipynb", "last = 1", "x = 2")  # another code
     assert run(three, "--resume", "-p", "rounds=2") == 0
     assert ran(capsys) == (["03"], ["01", "02"])
-    (results / "value.json").unlink()  # a file that a notebook wrote
+    value = three.parent / "results" / "shapes" / "value.json"
+    value.unlink()  # a file that a notebook wrote
     assert run(three, "--resume", "-p", "rounds=2") == 0
-    assert ran(capsys) == (["02"], ["01", "03"])  # it writes the same again, as its code and inputs are the same
-    Run("shapes", results.parent).record(content_hash="of other data")
+    assert ran(capsys) == (["02", "03"], ["01"])
+    value.write_text("3")  # it is there, but not as the notebook wrote it
     assert run(three, "--resume", "-p", "rounds=2") == 0
+    assert ran(capsys) == (["02", "03"], ["01"])
+    (value.parent / "notebooks" / "02_second_step.ipynb").write_text("{}")  # saved by a reader
+    assert run(three, "--resume", "-p", "rounds=2") == 0
+    assert ran(capsys) == ([], ["01", "02", "03"])
+
+
+def test_a_file_that_two_notebooks_write_is_written_by_both_again(three, capsys):
+    """The first makes it anew without the second's part, after which it is there and whole."""
+    code = "from cbir_utils.artifacts import Run\nRun('shapes', results).add_metrics([{'method': %r, 'distance': 'x'}])"
+    notebook(three / "01_first_step.ipynb", "epochs = 2", code % "first")
+    notebook(three / "02_second_step.ipynb", "rounds = 1", code % "second")
+    kept = Run("shapes", three.parent / "results")
+    assert run(three, "--resume", "--to", "3") == 0 and ran(capsys)
+    kept.path("metrics.json").unlink()
+    assert run(three, "--resume", "--to", "3") == 0
     assert ran(capsys) == (["01", "02", "03"], [])
+    assert [row["method"] for row in kept.load_json("metrics.json")] == ["first", "second"]
+
+
+def test_more_trainings_than_wanted_will_do(three, capsys):
+    notebook(three / "02_second_step.ipynb", "seeds = 1", "x = 1")
+    assert run(three, "--resume") == 0 and ran(capsys)
+    assert run(three, "--resume", "--from", "2", "--to", "2", "-p", "seeds=5") == 0
+    assert ran(capsys) == (["02"], [])
+    assert Run("shapes", three.parent / "results").manifest["steps"]["02_second_step"]["seeds"] == {"seeds": 5}
+    assert run(three, "--resume") == 0
+    assert ran(capsys) == ([], ["01", "02", "03"])
+    assert run(three, "--resume", "-p", "seeds=6") == 0
+    assert ran(capsys) == (["02", "03"], ["01"])
+
+
+def test_the_longer_trainings_are_made_once_and_their_report_is_always_written():
+    rule = re.search(r"^paper-seeds:.*\n((?:\t.*\n)+)", (pipeline.ROOT / "Makefile").read_text(), re.M)
+    assert ["--resume" in line for line in rule[1].splitlines()] == [True, True, False]
+
+
+def test_images_that_have_changed_are_noticed(folder, photos, capsys):
+    words = ["--dataset", str(photos), "--to", "1", "--resume"]
+    assert run(folder, *words) == 0 and ran(capsys)[0][-1] == "01"
+    (photos / "notes.txt").unlink()  # the folder is read anew, and the images are the same
+    assert run(folder, *words) == 0 and ran(capsys)[1] == ["01"]
+    Image.new("L", (4, 4), 200).save(photos / "a.png")
+    assert run(folder, *words) == 0 and ran(capsys)[1] == []
+    assert run(folder, *words) == 0 and ran(capsys)[1] == ["01"]
+    assert run(folder, *words, "--labels") == 0 and ran(capsys)[1] == []
+
+
+def test_other_data_under_the_same_name_are_noticed(three, capsys, monkeypatch):
+    def load(source, seed):
+        assert source == "shapes"
+        return SimpleNamespace(content_hash=f"{hashes[-1]} {seed}")
+
+    hashes = ["first"]
+    monkeypatch.setattr(pipeline, "load_dataset", load)
+    notebook(three / "01_first_step.ipynb", "seed = 4", "x = 1")
+    assert run(three, "--resume") == 0 and ran(capsys)
+    assert run(three, "--resume") == 0 and ran(capsys) == ([], ["01", "02", "03"])
+    hashes.append("second")
+    assert run(three, "--resume") == 0 and ran(capsys) == (["01", "02", "03"], [])
+    Run("shapes", three.parent / "results").record(content_hash="second 4")  # as notebook 01 does
+    hashes.clear()  # what loads them now fails
+    assert run(three) == 0 and ran(capsys)
+    hashes.append("second")
+    assert run(three, "--resume") == 0 and ran(capsys) == ([], ["01", "02", "03"])
+
+
+def test_data_that_cannot_be_loaded_end_a_resumed_run_with_one_sentence(three, capsys, monkeypatch):
+    def load(source, seed):
+        raise DatasetError("the file is damaged")
+
+    monkeypatch.setattr(pipeline, "load_dataset", load)
+    assert run(three, "--resume") == 2
+    assert capsys.readouterr().err == "cbir: the file is damaged\n"
+
+
+def test_results_may_be_moved(folder, photos, quick, capsys):
+    for dataset in ("shapes", str(photos)):
+        words = ["--dataset", dataset, "--resume"]
+        assert run(folder, *words) == 0 and ran(capsys)
+        moved = folder.parent / f"moved {Path(dataset).name}"
+        (folder.parent / "results").rename(moved)
+        assert run(folder, *words, "--results", str(moved)) == 0
+        assert ran(capsys)[1] == ["01", "02"]
+
+
+def test_each_step_notes_what_it_was_run_with(three, capsys, monkeypatch):
+    kept = Run("shapes", three.parent / "results")
+    monkeypatch.setattr(report, "current_commit", lambda: "first")
+    assert run(three, "--resume") == 0
+    monkeypatch.setattr(report, "current_commit", lambda: "second")
+    assert run(three, "--resume") == 0 and kept.manifest["commit"] == "first"  # nothing was made at the second
+    monkeypatch.setattr(pipeline, "package_versions", lambda: {"numpy": "9"})
+    monkeypatch.setattr(pipeline, "machine", lambda: {"cores": 99})
+    assert run(three, "--resume", "-p", "last=2") == 0 and kept.manifest["commit"] == "second"
+    steps = kept.manifest["steps"]
+    assert [step["commit"] for step in steps.values()] == ["first", "first", "second"]
+    assert steps["01_first_step"]["packages"] == kept.manifest["packages"]
+    assert steps["01_first_step"]["machine"] == kept.manifest["machine"]
+    assert steps["03_third_step"]["packages"] == {"numpy": "9"} and steps["03_third_step"]["machine"] == {"cores": 99}
+    assert steps["02_second_step"]["wrote"] == ["value.json"] and steps["02_second_step"]["seeds"] == {}
+
+
+def test_a_rerun_that_failed_leaves_no_step_done(three, capsys):
+    code = "from cbir_utils.artifacts import Run\nRun('shapes', results).save_json('value.json', 2)"
+    notebook(three / "02_second_step.ipynb", 'mode = "good"', code, "assert mode == 'good', 'the mode is ' + mode")
+    assert run(three, "--resume") == 0
+    assert run(three, "--from", "2", "--to", "2", "-p", "mode=bad") == 1 and ran(capsys)
+    assert run(three, "--resume") == 0
+    assert ran(capsys) == (["02", "03"], ["01"])
+    step = Run("shapes", three.parent / "results").manifest["steps"]["02_second_step"]
+    assert step["wrote"] == ["value.json"]  # each time the same, so only the first note can have told
+
+
+def test_what_an_interrupted_run_did_not_come_to_is_not_done(three, capsys, monkeypatch):
+    assert run(three, "--resume") == 0 and ran(capsys)
+
+    def stop(*words, **options):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "execute", stop)
+        assert run(three, "--from", "2") == 130 and ran(capsys)
+    assert run(three, "--resume", "--from", "3") == 0
+    assert ran(capsys) == (["03"], [])
+    assert run(three, "--resume") == 0
+    assert ran(capsys) == (["02", "03"], ["01"])
 
 
 def test_resuming_begins_with_the_notebook_that_failed(three, capsys):
@@ -568,9 +725,19 @@ def test_a_notebook_can_be_left_out(three, capsys):
 
 def test_the_time_left_is_that_of_earlier_runs_at_today_s_speed():
     first, second = Path("01_first_step.ipynb"), Path("02_second_step.ipynb")
-    clock = pipeline._Clock("paper", {"01_first_step": 120.0, "02_second_step": 600.0})
+    timings = {"01_first_step": 120.0, "02_second_step": 600.0}
+    clock = pipeline._Clock("mnist", "paper", {"profile": "paper", "timings": timings})
     assert clock.left([first, second]) == "(~12 min left)"
     clock.done(first, 240.0)  # twice as slow as before
     assert clock.left([second]) == "(~20 min left)"
-    assert pipeline._Clock("workshop", {}).left([first]) == "(~1 min left)"
-    assert pipeline._Clock("workshop", {}).left([Path("77_unheard_of.ipynb")]) == ""
+    assert pipeline._Clock("digits", "workshop", {}).left([first]) == "(~1 min left)"
+    assert pipeline._Clock("digits", "workshop", {}).left([Path("77_unheard_of.ipynb")]) == ""
+
+
+def test_no_time_is_said_where_none_is_known():
+    first = Path("01_first_step.ipynb")
+    assert pipeline._Clock("mnist", "workshop", {}).left([first]) == ""
+    assert pipeline._Clock("digits", "paper", {}).left([first]) == ""
+    own = {"profile": "paper", "timings": {first.stem: 300.0}}
+    assert pipeline._Clock("digits", "paper", own).left([first]) == "(~5 min left)"
+    assert pipeline._Clock("digits", "quick", own).left([first]) == ""  # those of another profile
