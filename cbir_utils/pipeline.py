@@ -649,18 +649,26 @@ def measure(arguments):
     """``cbir measure``: one of the experiments for the report; a second start goes on where the first stopped."""
     from cbir_utils import experiments
 
-    folder = Path(arguments.results).resolve()
-    if arguments.experiment == "machines":
-        if arguments.seeds:
-            raise UsageError("--seeds is for collapse and guided; machines repeats one training from one seed")
-        experiments.sensitivity(Run(folder.name, folder.parent))
-        return 0
-    project_run, data = _finished_run(folder)
+    if arguments.seeds is not None and arguments.experiment == "machines":
+        raise UsageError("--seeds is for collapse and guided; machines repeats one training from one seed")
+    if arguments.seeds is not None and arguments.seeds < 1:
+        raise UsageError(f"--seeds must be 1 or more, not {arguments.seeds}")
+    project_run, data = _finished_run(arguments.results)
     if arguments.experiment == "guided" and data.database.labels is None:
         raise UsageError(f"{data.name} has no labels, so there is nothing to judge the trainings by")
     options = {"seeds": arguments.seeds} if arguments.seeds else {}
     with project_run.exclusive():
-        getattr(experiments, arguments.experiment)(project_run, data, **options)
+        try:
+            if arguments.experiment == "machines":
+                experiments.sensitivity(project_run)
+            else:
+                getattr(experiments, arguments.experiment)(project_run, data, **options)
+        except ArtifactError:  # its message is for the user already
+            raise
+        except (RuntimeError, ValueError) as error:
+            first = (str(error).strip() or type(error).__name__).splitlines()[0]
+            print(f"cbir: measuring {arguments.experiment} failed: {first}", file=sys.stderr)
+            return 1
     return 0
 
 
@@ -844,7 +852,10 @@ def parser():
 
 
 def main(argv=None):
-    """The console script ``cbir``; returns 0, 1 (a notebook failed), 2 (bad usage or artifacts) or 130 (Ctrl-C)."""
+    """The console script ``cbir``; returns the exit status.
+
+    It is 0, 1 (a notebook or an experiment failed), 2 (bad usage or artifacts) or 130 (Ctrl-C).
+    """
     arguments = parser().parse_args(argv)
     try:
         return arguments.command(arguments)

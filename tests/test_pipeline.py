@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from cbir_utils import pipeline, report
+from cbir_utils import experiments, pipeline, report
 from cbir_utils.artifacts import ArtifactError, Run
 from cbir_utils.datasets import DatasetError, load_dataset, pack_folder
 from cbir_utils.pipeline import UsageError
@@ -741,3 +741,53 @@ def test_no_time_is_said_where_none_is_known():
     own = {"profile": "paper", "timings": {first.stem: 300.0}}
     assert pipeline._Clock("digits", "paper", own).left([first]) == "(~5 min left)"
     assert pipeline._Clock("digits", "quick", own).left([first]) == ""  # those of another profile
+
+
+# -- experiments for the report -----------------------------------------------------------------------------------
+
+
+def measure(finished, *words):
+    return pipeline.main(["measure", *words, "--results", str(finished[0].folder)])
+
+
+@pytest.mark.parametrize("experiment", ["collapse", "guided", "machines"])
+def test_nothing_is_measured_in_a_folder_without_a_run(capsys, tmp_path, experiment):
+    assert pipeline.main(["measure", experiment, "--results", str(tmp_path / "digts")]) == 2
+    assert "digts holds no run (there is no manifest.json)" in capsys.readouterr().err
+    assert not (tmp_path / "digts").exists()
+
+
+def test_nothing_is_measured_while_another_run_writes(finished, capsys):
+    with finished[0].exclusive():
+        assert measure(finished, "machines") == 2
+    assert "another run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["collapse", "--seeds", "0"], "--seeds must be 1 or more, not 0"),
+        (["guided", "--seeds", "-1"], "--seeds must be 1 or more, not -1"),
+        (["machines", "--seeds", "0"], "--seeds is for collapse and guided"),
+    ],
+)
+def test_a_number_of_trainings_that_makes_no_sense_is_refused(finished, capsys, words, message):
+    assert measure(finished, *words) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "message"),
+    [
+        (RuntimeError("the training failed\nTraceback"), 1, "measuring collapse failed: the training failed"),
+        (ValueError(), 1, "measuring collapse failed: ValueError"),
+        (ArtifactError("collapse.json is damaged"), 2, "collapse.json is damaged"),
+    ],
+)
+def test_an_experiment_that_fails_is_told_in_one_sentence(finished, capsys, monkeypatch, error, status, message):
+    def fail(*words, **options):
+        raise error
+
+    monkeypatch.setattr(experiments, "collapse", fail)
+    assert measure(finished, "collapse") == status
+    assert capsys.readouterr().err == f"cbir: {message}\n"
