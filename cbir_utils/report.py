@@ -397,12 +397,12 @@ def _days(evidence):
     seconds = evidence.timing("convolutional/train", "convolutional/autoencoder.keras")
     slowest = max(evidence.rows.values(), key=lambda row: row.get("train_seconds") or 0)
     longest = max(seconds, slowest.get("train_seconds") or 0)
-    size = f" with {len(evidence.labels[0]):,} images" if evidence.run.path("labels_database.npy").exists() else ""
+    count = f"{len(evidence.labels[0]):,} " if evidence.run.path("labels_database.npy").exists() else ""
     day = 24 * 60 * 60
     verdict = FAILS if longest < day else HOLDS if seconds > day else IN_PART
     other = f", and the slowest method of the table ({slowest['method']}) in {_duration(longest)}"
     return verdict, (
-        f"Of this database{size}: the paper's network trained in {_duration(seconds)}"
+        f"On the {count}images of this database the paper's network trained in {_duration(seconds)}"
         f"{other if longest > seconds else ''}, on {evidence.manifest['machine']['cores']} cores. A day has room for "
         f"{day / longest:,.0f} such trainings. What larger databases take was not measured."
     )
@@ -731,8 +731,8 @@ def _figure_8(evidence):
     hits = Index("euclidean").add(database).search(queries[row], 5, exclude_self=own)
     right = int(metrics.relevance(hits.ids, labels_queries[[row]], labels).sum())
     return (HOLDS if right == 5 else IN_PART if right else FAILS), (
-        f"Of the five images nearest to this run's query, {right} are of class {name}. (The first claim counts all "
-        "queries.)"
+        f"Of the five images nearest to this run's query, {right} are of class {name}. (It holds if all five are; the "
+        "first claim counts all queries.)"
     )
 
 
