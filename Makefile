@@ -9,7 +9,6 @@ CBIR_RESULTS ?= results
 DATASET ?= mnist
 NOTEBOOKS ?= notebooks
 LESSONS = 00_neural_network_primer 10_search_your_images
-SHORTENED = 06_compare_autoencoders 09_binary_codes
 NBVAL = $(BIN)/python -m pytest --nbval-lax --nbval-sanitize-with tests/nbval.cfg --nbval-cell-timeout 300
 BROWSER = $(firstword $(foreach name,chromium chromium-browser google-chrome,$(shell command -v $(name) 2>/dev/null)))
 
@@ -37,8 +36,7 @@ test-notebooks: test-series test-lessons  ## nbval, on copies of the notebooks
 test-series: $(VENV)/.installed-scale  ## nbval: the notebooks that build on each other
 	rm -rf results/check/series && mkdir -p results/check/series && cp -r notebooks results/check/series/
 	cd results/check/series/notebooks && rm $(LESSONS:=.ipynb)
-	for name in $(SHORTENED); do $(BIN)/papermill --prepare-only --log-level ERROR -f tests/short.yaml \
-		notebooks/$$name.ipynb results/check/series/notebooks/$$name.ipynb || exit 1; done
+	$(BIN)/python tests/shorten.py results/check/series/notebooks/*.ipynb
 	$(NBVAL) results/check/series/notebooks
 
 test-lessons: $(VENV)/.installed-scale  ## nbval: the notebooks that stand alone

@@ -32,8 +32,8 @@ KERNEL = "python3"
 SECONDS = {
     ("digits", "workshop"): {"01": 10, "02": 60, "03": 20, "04": 10, "05": 15, "06": 120, "07": 30, "08": 80, "09": 15,
                              "10": 60, "12": 30},
-    ("mnist", "paper"): {"01": 10, "02": 490, "03": 40, "04": 10, "05": 130, "06": 650, "07": 310, "08": 1500,
-                         "09": 400, "12": 2000},
+    ("mnist", "paper"): {"01": 8, "02": 480, "03": 30, "04": 8, "05": 135, "06": 830, "07": 350, "08": 1030,
+                         "09": 580, "12": 1300},
 }  # fmt: skip
 
 #: The parameters that only say how many trainings are made. More than wanted will do: ``--resume`` passes over such a

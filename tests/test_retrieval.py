@@ -9,6 +9,7 @@ from PIL import Image
 from cbir_utils import descriptors
 from cbir_utils.artifacts import ArtifactError, Run
 from cbir_utils.datasets import Split, load_dataset
+from cbir_utils.hashing import IterativeQuantization
 from cbir_utils.index import Index
 from cbir_utils.manifold import DiffusionMap, fuse
 from cbir_utils.models import build_contrastive
@@ -159,7 +160,7 @@ def test_what_is_learned_is_what_the_retrievers_search(tmp_path):
 
 
 def test_labels_change_no_network_no_code_and_no_stopping_point(tmp_path):
-    """With labels, with shuffled ones and without: the same history and the same codes."""
+    """With labels, with shuffled ones and without: the same history, the same codes, bits and hits."""
     shapes = load_dataset("shapes")
     images, labels = shapes.database.images[:60], shapes.database.labels[:60]
     outcomes = []
@@ -173,6 +174,11 @@ def test_labels_change_no_network_no_code_and_no_stopping_point(tmp_path):
         for method, arrays in codes.items():
             for array, first in zip(arrays, outcomes[0][2][method], strict=True):
                 np.testing.assert_array_equal(array, first)
+    (first, _), *others = [codes["fused"] for *_, codes in outcomes]
+    bits, hits = IterativeQuantization(16).fit(first).encode(first), Index("cosine").add(first).search(first, 3).ids
+    for other, _ in others:
+        assert (IterativeQuantization(16).fit(other).encode(other) == bits).all()
+        assert (Index("cosine").add(other).search(other, 3).ids == hits).all()
 
 
 def test_two_images_are_too_few_for_a_graph(tmp_path):
