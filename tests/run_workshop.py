@@ -32,6 +32,7 @@ def run(path):
     NotebookClient(
         notebook, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}},
         on_cell_execute=on_start, on_cell_executed=on_end,
+        extra_arguments=["--log-level=ERROR"],  # ipykernel warns that it talks to this machine without encryption
     ).execute()  # fmt: skip  # an error of any cell but a check ends it
     return notebook.cells, seconds
 
