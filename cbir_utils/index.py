@@ -58,10 +58,9 @@ class Index:
     """Exact nearest-neighbour search over float32 rows, which FAISS keeps and saves.
 
     Distances are computed in float64 from the float32 rows and returned as float32; ties are decided on what is
-    returned. Where both were timed (``make bench``), a batch
-    took on two threads about half the time of FAISS's own exact search and on one thread as long; a single query took
-    on one thread up to twice as long. Euclidean and cosine search go through one matrix product, which also settles
-    ties, and Manhattan, which has none, goes through FAISS.
+    returned. Where both were timed (``make bench``), a batch took on two threads about half the time of FAISS's own
+    exact search and on one thread as long; a single query took on one thread up to twice as long. Euclidean and cosine
+    search go through one matrix product, which also settles ties, and Manhattan, which has none, goes through FAISS.
 
     Parameters
     ----------

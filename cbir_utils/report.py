@@ -343,8 +343,7 @@ def _five_hits(evidence):
     return verdict, (
         f"Over all {len(right):,} queries, the five nearest are all of the query's class for {_percent(share)} "
         f"[{_percent(low)}, {_percent(high)}] (the paper's network, one training, Euclidean distance; it would hold "
-        "from "
-        f"99 % on).{beside} {meaning}"
+        f"from 99 % on).{beside} {meaning}"
     )
 
 
@@ -421,10 +420,8 @@ def _by_retrieval(evidence):
     mutual = f" In a round, {_percent(np.mean(shares))} of the hits are mutual and taken for right." if shares else ""
     return _clear([_sign(gain) for these in gains.values() for gain in these]), (
         "Without labels “right” has to mean mutual: each image is among the other's nearest. The contrastive network "
-        "of "
-        f"notebook 08 was trained {len(trainings)} times for {settings['epochs']} epochs, and then either in such "
-        "rounds "
-        f"({', '.join(map(str, rounds))}; they end by themselves when nothing improves) or for "
+        f"of notebook 08 was trained {len(trainings)} times for {settings['epochs']} epochs, and then either in such "
+        f"rounds ({', '.join(map(str, rounds))}; they end by themselves when nothing improves) or for "
         f"{settings['rounds']} more plain epochs, alike in all else. The gain of each by the rounds: "
         f"{'; '.join(parts)} ({settings['images']:,} images, {settings['queries']:,} queries).{mutual}"
     )
@@ -465,7 +462,7 @@ def _other_kinds(evidence):
         gains[kind] = [_mean(column) for column in differences.values()]
         columns += differences.values()
     p = holm(randomization_tests(np.stack(columns, axis=1))).reshape(-1, 2)
-    better = {kind: [low.item() < 0.05 and gain[0] > 0 for low, gain in zip(p[row], gains[kind], strict=True)]
+    better = {kind: [value < 0.05 and gain[0] > 0 for value, gain in zip(p[row], gains[kind], strict=True)]
               for row, kind in enumerate(kinds)}  # fmt: skip
     by_both = [kind for kind in kinds if all(better[kind])]
     verdict = HOLDS if by_both else IN_PART if any(map(any, better.values())) else FAILS
@@ -473,8 +470,7 @@ def _other_kinds(evidence):
     return verdict, (
         f"Of {len(kinds)} other kinds {sum(first for first, _ in better.values())} are better by P@5 and "
         f"{sum(whole for _, whole in better.values())} by mAP than the convolutional one (one training of each, the "
-        "same "
-        f"queries, cosine distance, p < 0.05 after Holm's correction for {p.size} tests). Better by both: "
+        f"same queries, cosine distance, p < 0.05 after Holm's correction for {p.size} tests). Better by both: "
         f"{', '.join(named) or 'none'}."
     )
 
@@ -559,9 +555,8 @@ def _equation_2(evidence):
     apart = float((np.abs(hits.distances - formula) / np.maximum(formula, 1e-12)).max())
     return (HOLDS if apart < 1e-6 else FAILS), (
         f"The {hits.ids.size} distances that the index gives for the nearest of {len(queries)} queries were set "
-        "against "
-        f"the formula; the largest relative difference is {apart:.1e} (it holds below 1e-06; float32 has steps of "
-        f"{np.finfo(np.float32).eps:.1e})."
+        f"against the formula; the largest relative difference is {apart:.1e} (it holds below 1e-06; float32 has "
+        f"steps of {np.finfo(np.float32).eps:.1e})."
     )
 
 
@@ -630,8 +625,7 @@ def _figure_2(evidence):
     return (HOLDS if low >= 0.9 else FAILS if high < 0.5 else IN_PART), (
         f"An image's code is nearer to one of its own class than to one of another class {_percent(share)} "
         f"[{_percent(low)}, {_percent(high)}] of the time, for a network that never saw a label (chance is half; it "
-        "would "
-        f"hold from 90 % on).{example}"
+        f"would hold from 90 % on).{example}"
     )
 
 
@@ -659,8 +653,7 @@ def _figure_3(evidence):
     share = variances[:3].sum() / variances.sum()
     return (HOLDS if codes.shape[1] == 3 else IN_PART if share >= 0.5 else FAILS), (
         f"A code has {codes.shape[1]} numbers. The three axes along which the codes vary most show {_percent(share)} "
-        "of "
-        "their variance (it holds for codes of three numbers, and in part if three axes show half of it)."
+        "of their variance (it holds for codes of three numbers, and in part if three axes show half of it)."
     )
 
 
@@ -698,8 +691,7 @@ def _figure_6(evidence):
         f"{len(labels):,} images to search and {len(labels_queries):,} queries, {len(counts)} classes in "
         f"{'both' if both else 'the database'}; the database has between {counts[fewest]:,} images of a class "
         f"({evidence.class_names[fewest]}) and {counts[most]:,} ({evidence.class_names[most]}). (It holds if these "
-        "are the "
-        "digits 0 to 9, in both.)"
+        "are the digits 0 to 9, in both.)"
     )
 
 
@@ -859,8 +851,7 @@ def _paired_section(evidence):
         f"{told} of {len(tests)} pairs differ at the 5 % level, after Holm's correction for {len(tests)} tests "
         f"(randomization test of the mean difference in average precision; its p cannot be below "
         f"{len(tests) / (RESAMPLES + 1):.4f} after the correction). The codes are those kept from the first seed, so "
-        "this "
-        "tells trainings apart, not kinds of training; how much other seeds change is in the table of "
+        "this tells trainings apart, not kinds of training; how much other seeds change is in the table of "
         f"methods.{family}",
         *([f"Left out: {'; '.join(absent)}"] if absent else []),
         Table(("better − worse", "mAP [95 % interval]", "p (Holm)", "so they are", "distance"), rows),
@@ -938,15 +929,12 @@ def _hygiene(evidence):
     return [
         "Labels are kept in files of their own and read by the evaluation only" + (f": {noted}." if noted else "."),
         "The tests hold it so: no argument, variable or attribute in the modules that learn or search may be named "
-        "after "
-        "labels, classes or targets (tests/test_project.py); training, encoding and indexing take images only. The "
-        "database alone is trained on. Of an autoencoder a tenth of it, held out, decides which epoch is kept; the "
+        "after labels, classes or targets (tests/test_project.py); training, encoding and indexing take images only. "
+        "The database alone is trained on. Of an autoencoder a tenth of it, held out, decides which epoch is kept; the "
         "contrastive network ends when neither its loss nor the share of mutual hits improves. The figures above "
-        "follow "
-        "rules set beforehand.",
+        "follow rules set beforehand.",
         "What labels did choose, outside a run: while this project was developed, the strength of the augmentation, "
-        "the "
-        "length of the walk and the weight of HOG in the graph were compared on training images with their labels "
+        "the length of the walk and the weight of HOG in the graph were compared on training images with their labels "
         "(README, Results). And by these queries: which kind of autoencoder stands for its family in the paired tests, "
         "and which method the explorer offers first.",
     ]
