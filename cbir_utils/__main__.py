@@ -2,6 +2,6 @@
 
 import sys
 
-from cbir_utils.pipeline import main
+from cbir_utils.runner.cli import main
 
 sys.exit(main())

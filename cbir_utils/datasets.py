@@ -18,8 +18,8 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from cbir_utils.artifacts import atomic_path, sha256, write_json
-from cbir_utils.image_files import UnreadableImageError, list_files, read_folder
+from cbir_utils.run import atomic_path, sha256, write_json
+from cbir_utils.folders.files import UnreadableImageError, list_files, read_folder
 
 #: The sources that :func:`load_dataset` knows by name.
 SOURCES = ("digits", "mnist", "fashion_mnist", "shapes")
@@ -107,7 +107,7 @@ def load_dataset(source, *, path=None, seed=0, size=None, labels=False):
 
     In a folder of images every image is in the database, and the queries are the same images: all of them, or of more
     than ``MAX_QUERIES`` so many, chosen by the SHA-256 of their ids. Which files are read, and how they are fitted to
-    one size, is said in :mod:`cbir_utils.image_files`. The folder may also be a packed one (:func:`pack_folder`).
+    one size, is said in :mod:`cbir_utils.folders.files`. The folder may also be a packed one (:func:`pack_folder`).
 
     Parameters
     ----------

@@ -17,7 +17,7 @@ import numpy as np
 from scipy.spatial.distance import cdist
 from threadpoolctl import ThreadpoolController
 
-from cbir_utils.artifacts import atomic_path, sha256, write_json
+from cbir_utils.run import atomic_path, sha256, write_json
 
 #: Distances by name. ``euclidean`` is the paper's equation 2; ``cosine`` is 1 - cos(angle), in [0, 2];
 #: ``manhattan`` is the sum of absolute differences.

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from cbir_utils.augmentation import Augmentation
+from cbir_utils.methods.views import Augmentation
 from cbir_utils.datasets import scale
 from cbir_utils.index import Index, mutual, unit_length
 from cbir_utils.models import keras  # imported there, quietly

@@ -22,8 +22,8 @@ from pathlib import Path
 import numpy as np
 from scipy.interpolate import CubicSpline
 
-from cbir_utils.approximate import make_index
-from cbir_utils.artifacts import Run, sha256, write_json
+from cbir_utils.scale.approximate import make_index
+from cbir_utils.run import Run, sha256, write_json
 from cbir_utils.datasets import load_dataset
 from cbir_utils.index import Hits, Index, unit_length
 

@@ -87,7 +87,7 @@ def approximate_ways(database, threads, short, lists):
     import hnswlib
     import usearch.index
 
-    from cbir_utils.approximate import make_index
+    from cbir_utils.scale.approximate import make_index
 
     width, count = database.shape[1], len(database)
     links, ef_construction = 16, 100
@@ -232,7 +232,7 @@ def measure(task, threads, rounds, dataset, method, results):
     """Everything about one task with so many threads."""
     from threadpoolctl import threadpool_limits
 
-    from cbir_utils.artifacts import Run
+    from cbir_utils.run import Run
     from cbir_utils.datasets import load_dataset
     from cbir_utils.index import unit_length
 
@@ -272,7 +272,7 @@ def measure(task, threads, rounds, dataset, method, results):
 def latency(run, dataset, method, count=300):
     """Milliseconds from an image to its hits (encode and search), one at a time: p50 and p99."""
     from cbir_utils.datasets import load_dataset
-    from cbir_utils.retrieval import Retriever, available_methods
+    from cbir_utils.retrieval.retriever import Retriever, available_methods
 
     if method not in available_methods(run):
         return None
@@ -437,7 +437,7 @@ def main():
             start = time.perf_counter()
             tasks[name] = in_its_own_process(given, task, threads)
             print(f"  measured in {time.perf_counter() - start:,.0f} s", flush=True)
-    from cbir_utils.artifacts import write_json
+    from cbir_utils.run import write_json
 
     path = Path(given.results) / FILE
     path.parent.mkdir(parents=True, exist_ok=True)

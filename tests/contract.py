@@ -7,7 +7,7 @@ promises beyond, as it keeps what it gets and takes ids.
 import numpy as np
 import pytest
 
-from cbir_utils.engine import Collection, EngineError, drop
+from cbir_utils.scale.collection import Collection, EngineError, drop
 from cbir_utils.index import unit_length
 
 METRICS = ("euclidean", "cosine")
@@ -67,7 +67,7 @@ class Contract:
 
     @pytest.mark.parametrize("metric", METRICS)
     def test_a_subset_is_searched_like_an_index_of_its_rows(self, metric, monkeypatch):
-        monkeypatch.setattr("cbir_utils.engine.IDS", 10)  # several calls
+        monkeypatch.setattr("cbir_utils.scale.collection.IDS", 10)  # several calls
         index, subset = self.filled(metric), np.array([250, 3, *range(40, 60), 3])
         within = np.unique(subset)
         assert_nearest(index.search(QUERIES, 8, subset=subset), ROWS[within], QUERIES, metric, ids=within)
@@ -184,11 +184,11 @@ class EngineContract(Contract):
         assert self.make().add(ROWS[7:9], [1, 2]).search(ROWS[5], 1).ids.tolist() == [[2**62]]
 
     def test_batches_and_their_progress(self, monkeypatch):
-        monkeypatch.setattr("cbir_utils.engine.NUMBERS", 16 * 70)
+        monkeypatch.setattr("cbir_utils.scale.collection.NUMBERS", 16 * 70)
         seen = []
         index = self.make().add(ROWS, progress=lambda *numbers: seen.append(numbers))
         assert seen == [(70, 300), (140, 300), (210, 300), (280, 300), (300, 300)]
-        monkeypatch.setattr("cbir_utils.engine.QUERIES", 5)
+        monkeypatch.setattr("cbir_utils.scale.collection.QUERIES", 5)
         assert_nearest(index.search(QUERIES, 10), ROWS, QUERIES, "euclidean")
         own = np.arange(12)
         assert not (index.search(ROWS[own], 3, exclude_self=own).ids == own[:, None]).any()

@@ -12,8 +12,8 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 
-from cbir_utils import pipeline
-from cbir_utils.workshop import has_tag
+from cbir_utils.runner import cli as pipeline
+from cbir_utils.exercises import has_tag
 
 FOLDER = Path("results/check-workshop")
 

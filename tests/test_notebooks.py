@@ -7,7 +7,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from cbir_utils import pipeline
+from cbir_utils.runner import cli as pipeline
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))

@@ -10,7 +10,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from cbir_utils import plots
-from cbir_utils.corruptions import CORRUPTIONS
+from cbir_utils.methods.corruptions import CORRUPTIONS
 from cbir_utils.training import ContrastiveHistory, History
 
 RNG = np.random.default_rng(0)

@@ -17,7 +17,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
-from cbir_utils import pipeline
+from cbir_utils.runner import cli as pipeline
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -197,7 +197,7 @@ def test_the_readme_s_python_example_runs(tmp_path):
     code = re.search(r"```python\n(.*?)```", README, flags=re.S)[1]
     assert len(code.strip().splitlines()) <= 10
     prepare = (
-        "import numpy as np; from cbir_utils.artifacts import Run; r = Run('digits');"
+        "import numpy as np; from cbir_utils.run import Run; r = Run('digits');"
         "[r.save_array(f'convolutional/codes_{n}.npy', np.random.default_rng(0).random((c, 8), np.float32))"
         " for n, c in (('database', 1437), ('queries', 360))];"
         "from cbir_utils.datasets import load_dataset; d = load_dataset('digits');"

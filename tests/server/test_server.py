@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from contract import QUERIES, ROWS, EngineContract, assert_nearest
 
-from cbir_utils.engine import Collection, EngineError, drop
+from cbir_utils.scale.collection import Collection, EngineError, drop
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def test_a_graph_finds_nearly_all_of_the_nearest_and_more_with_a_larger_ef(serve
 
 
 def test_a_server_that_dies_between_two_batches_loses_and_doubles_nothing(server, monkeypatch):
-    monkeypatch.setattr("cbir_utils.engine.NUMBERS", 16 * 50)
+    monkeypatch.setattr("cbir_utils.scale.collection.NUMBERS", 16 * 50)
     drop(server.address, "interrupted")
 
     def die(done, total):

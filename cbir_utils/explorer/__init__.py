@@ -1,0 +1,1 @@
+"""The explorer: a query, its hits, and why: notebook 05 and the app."""

@@ -1,0 +1,1 @@
+"""Searching millions of images: notebook 11."""

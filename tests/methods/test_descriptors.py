@@ -1,0 +1,79 @@
+"""Codes without training, held to slow loops."""
+
+import numpy as np
+import pytest
+
+from cbir_utils.datasets import load_dataset
+from cbir_utils.methods.descriptors import Projection, oriented_gradients, pixels
+
+
+@pytest.fixture(scope="module")
+def images():
+    return load_dataset("digits").queries.images[:3]
+
+
+def slow_gradients(image, cells, orientations):
+    """HOG pixel by pixel; ``image`` ``(H, W)`` in [0, 1]."""
+    height, width = image.shape
+    histograms = np.zeros((cells, cells, orientations))
+    for y in range(height):
+        for x in range(width):
+            above, below = max(y - 1, 0), min(y + 1, height - 1)
+            left, right = max(x - 1, 0), min(x + 1, width - 1)
+            dy = (image[below, x] - image[above, x]) / (below - above)
+            dx = (image[y, right] - image[y, left]) / (right - left)
+            place = np.arctan2(dy, dx) % np.pi / (np.pi / orientations)
+            lower = int(np.floor(place))
+            cell = histograms[y * cells // height, x * cells // width]
+            cell[lower % orientations] += np.hypot(dy, dx) * (1 - place + lower)
+            cell[(lower + 1) % orientations] += np.hypot(dy, dx) * (place - lower)
+    code = []
+    for y in range(cells - 1):
+        for x in range(cells - 1):
+            block = histograms[y : y + 2, x : x + 2].reshape(-1)
+            block = np.minimum(block / np.sqrt(block @ block + 1e-10), 0.2)
+            code.append(block / np.sqrt(block @ block + 1e-10))
+    return np.concatenate(code)
+
+
+@pytest.mark.parametrize("cells, orientations", [(4, 9), (3, 6)])
+def test_oriented_gradients_are_those_of_the_slow_loop(images, cells, orientations):
+    fast = oriented_gradients(images, cells=cells, orientations=orientations)
+    slow = [slow_gradients(image[..., 0] / np.float32(255), cells, orientations) for image in images]
+    assert fast.shape == (3, (cells - 1) ** 2 * 4 * orientations) and fast.dtype == np.float32
+    np.testing.assert_allclose(fast, slow, atol=1e-4)
+
+
+def test_an_even_image_has_no_direction():
+    assert not oriented_gradients(np.full((1, 28, 28, 1), 77, np.uint8)).any()
+
+
+def test_images_smaller_than_the_cells_are_refused():
+    with pytest.raises(ValueError, match="2 × 9 pixels cannot be cut into 4 × 4 cells; lower cells"):
+        oriented_gradients(np.zeros((1, 2, 9, 1), np.uint8))
+
+
+def test_pixels_are_the_rows_of_the_image(images):
+    rows = pixels(images)
+    assert rows.shape == (3, 784) and rows.dtype == np.float32
+    np.testing.assert_allclose(rows[1, 28 * 5 + 7], images[1, 5, 7, 0] / 255)
+
+
+def test_a_projection_keeps_the_directions_of_greatest_variance(tmp_path):
+    """Held to the eigenvectors of the covariance matrix."""
+    rng = np.random.default_rng(0)
+    rows = (rng.standard_normal((200, 6)) * [5, 1, 4, 1, 1, 3] + 2).astype(np.float32)
+    projection = Projection.fit(rows, 3)
+    values, vectors = np.linalg.eigh(np.cov(rows.T))
+    slow = (rows - rows.mean(axis=0)) @ vectors[:, ::-1][:, :3]
+    codes = projection(rows)
+    assert codes.shape == (200, 3) and codes.dtype == np.float32
+    np.testing.assert_allclose(np.abs(codes), np.abs(slow), atol=1e-3)
+    error = np.square(projection.restore(codes) - rows).sum(axis=1).mean()
+    assert error == pytest.approx(values[:3].sum() * 199 / 200, rel=1e-3)  # what the other directions hold
+    projection.save(tmp_path / "projection.npz")
+    np.testing.assert_array_equal(Projection.load(tmp_path / "projection.npz")(rows), codes)
+
+
+def test_a_projection_has_no_more_directions_than_the_rows():
+    assert Projection.fit(np.eye(4, 9, dtype=np.float32), 64)(np.zeros((1, 9), np.float32)).shape == (1, 4)

@@ -1,0 +1,233 @@
+"""The exercises: each has a task, a solution and a check; a check never passes without its answer.
+
+That every solution is right is nbval's to see, which runs the committed notebooks (a check that is not right raises);
+that every check of an emptied notebook fails, in its notebook, is ``make test-workshop``'s.
+"""
+
+import ast
+import json
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+from IPython.core.interactiveshell import InteractiveShell
+
+from cbir_utils import exercises as workshop
+from cbir_utils.runner import cli as pipeline
+from cbir_utils.exercises import NotYet, check, has_tag
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("0[0-9]_*.ipynb"))
+
+
+def cells_of(path):
+    return nbformat.read(path, 4).cells
+
+
+def exercises(path):
+    """A notebook's exercises as (task, solution, check)."""
+    cells = cells_of(path)
+    return [cells[i - 1 : i + 2] for i, cell in enumerate(cells) if has_tag(cell, "solution")]
+
+
+EXERCISES = [
+    pytest.param(*cells, id=re.search(r"Exercise (\S+):", cells[0].source)[1])
+    for path in NOTEBOOKS
+    for cells in exercises(path)
+]
+
+
+def names_set(source):
+    """The names that code sets at its top level."""
+    tree = ast.parse(source)
+    stored = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    return stored | {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+
+
+def names_used(source):
+    return {node.id for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Name)}
+
+
+def answers(solution, checking):
+    """The names that a check asks for: the solution sets them, and they end with the exercise's number."""
+    both = names_set(solution.source) & names_used(checking.source)
+    return {name for name in both if re.search(r"_\d+_\d+$", name)}
+
+
+# -- every exercise ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_opens_with_its_minutes_and_has_two_to_four_exercises_before_its_recap(path):
+    cells = cells_of(path)
+    assert re.search(r"About [\w ]+ (seconds|minutes?)", " ".join(cells[0].source.split()))
+    headings = [cell.source.splitlines()[0] for cell in cells if cell.source.startswith("##")]
+    at = headings.index("## Exercises")
+    assert headings[at - len(headings) :][-1] == "## Recap"
+    number = int(path.name[:2])
+    found = [re.match(r"### Exercise (\d+)\.(\d+): ", heading) for heading in headings[at + 1 : -1]]
+    assert [(int(match[1]), int(match[2])) for match in found] == [(number, k + 1) for k in range(len(found))]
+    assert 2 <= len(found) <= 4 and len(found) == len(exercises(path))
+    tagged = [cell for cell in cells if has_tag(cell, "solution") or has_tag(cell, "check")]
+    assert len(tagged) == 2 * len(found)
+
+
+@pytest.mark.parametrize("task, solution, checking", EXERCISES)
+def test_an_exercise_is_a_task_a_solution_and_a_check_that_said_right(task, solution, checking):
+    assert task.cell_type == "markdown" and has_tag(checking, "check")
+    asked = answers(solution, checking)
+    assert asked and all(f"`{name}" in task.source for name in asked), "the task says what to set"
+    assert checking.source.count("check(") == 1
+    assert [output.text for output in checking.outputs] == ["right\n"]
+
+
+@pytest.mark.parametrize("task, solution, checking", EXERCISES)
+def test_an_empty_exercise_never_passes_its_check(task, solution, checking):
+    """Nothing but the answer is asked for first; whatever the notebook's other names hold cannot make it pass."""
+    call, asked = ast.parse(checking.source).body[-1], answers(solution, checking)
+    assert names_used(ast.unparse(call.value.args[0])) == asked
+    code = compile(ast.Module([call], []), "check", "exec")
+    for missing in asked:
+        with pytest.raises(NotYet, match=f"^not yet: {missing} is not set"):
+            exec(code, {**dict.fromkeys(asked - {missing}, 0), "check": check})
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_nothing_but_a_solution_sets_its_answer(path):
+    """Otherwise an emptied exercise might pass; and no later cell may use what a participant has not written yet."""
+    asked = [answers(solution, checking) for _, solution, checking in exercises(path)]
+    for cell in cells_of(path):
+        if cell.cell_type == "code":
+            mentioned = [names for names in asked if names & names_used(cell.source) | names & names_set(cell.source)]
+            assert len(mentioned) == (has_tag(cell, "solution") or has_tag(cell, "check"))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_exercises_keep_nothing(path):
+    for _, solution, checking in exercises(path):
+        assert not re.search(r"\brun\.(save|record|writing|add_metrics)|\bopen\(", solution.source + checking.source)
+
+
+# -- a check ----------------------------------------------------------------------------------------------------
+
+
+def test_a_check_says_right(capsys):
+    check(lambda: 2, lambda answer: answer == 2, "never shown")
+    assert capsys.readouterr().out == "right\n"
+
+
+@pytest.mark.parametrize(
+    "answer, message",
+    [
+        (lambda: 3, "not yet: a hint"),
+        (lambda: None, "not yet: a hint"),
+        (lambda: an_answer, "not yet: an_answer is not set; write your answer in the cell above and run it"),  # noqa: F821
+        (lambda: "2", "not yet: a hint (the check stopped with TypeError: "),
+    ],
+)
+def test_a_check_says_not_yet(answer, message, capsys):
+    with pytest.raises(NotYet) as caught:
+        check(answer, lambda given: given is None or abs(given - 2) < 0.1, "a hint")
+    assert str(caught.value).startswith(message)
+    assert not capsys.readouterr().out
+
+
+def test_a_notebook_shows_one_line_instead_of_a_traceback(capsys):
+    shell = InteractiveShell()
+    shell.run_cell("from cbir_utils.exercises import check\ncheck(lambda: answer, lambda a: a == 3, 'count again')")
+    assert capsys.readouterr().out == "not yet: answer is not set; write your answer in the cell above and run it\n"
+
+
+# -- the participants' copies ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def copies(tmp_path_factory):
+    """The workshop, as the command writes it: its folder."""
+    results = tmp_path_factory.mktemp("results")
+    assert pipeline.main(["workshop", "--results", str(results)]) == 0
+    return results / "workshop"
+
+
+def test_every_notebook_with_exercises_is_copied(copies):
+    names = {path.name for path in copies.glob("*.ipynb")}
+    assert names >= {path.name for path in NOTEBOOKS}
+    assert names == {path.name for path in (ROOT / "notebooks").glob("*.ipynb") if exercises(path)}
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_copy_differs_in_solutions_checks_and_where_files_are_kept_only(path, copies):
+    originals, derived = cells_of(path), cells_of(copies / path.name)
+    nbformat.validate(nbformat.read(copies / path.name, 4))
+    assert [cell.id for cell in derived] == [cell.id for cell in originals]
+    for original, copy in zip(originals, derived, strict=True):
+        if has_tag(original, "solution"):
+            assert copy.source == "# your answer here"
+        elif has_tag(original, "parameters"):
+            assert copy.source == original.source.replace('"../results"', '"results"') != original.source
+        else:
+            assert copy.source == original.source
+        if has_tag(original, "solution") or has_tag(original, "check"):
+            assert not copy.outputs and copy.execution_count is None
+        else:
+            assert copy.get("outputs") == original.get("outputs")
+        assert has_tag(copy, "raises-exception") == has_tag(original, "check")  # "run all" goes on behind it
+        assert bool(copy.metadata.get("jupyter")) == has_tag(original, "check")
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_no_answer_is_left_in_a_copy(path, copies):
+    """Not even as code of another cell, or in an output."""
+    text = json.dumps(json.loads((copies / path.name).read_text()), ensure_ascii=False)
+    for _, solution, checking in exercises(path):
+        last = solution.source.splitlines()[-1].strip()
+        assert json.dumps(last, ensure_ascii=False)[1:-1] not in text, last
+        for name in answers(solution, checking):
+            assert not re.search(rf"\b{name} =", text)
+
+
+def test_every_link_of_a_copy_leads_somewhere(copies):
+    for path in copies.glob("*"):
+        links = re.findall(r"\]\(((?!https?:)[\w./-]+\.(?:ipynb|md|png))\)", path.read_text())
+        assert all((copies / link).exists() for link in links), path.name
+
+
+def test_the_page_lists_every_notebook_with_its_minutes_and_exercises(copies):
+    lines = re.findall(r"^\| \[(\w+)\]\((\S+)\) \| (.+?) \| (\d+) \|$", (copies / "README.md").read_text(), flags=re.M)
+    assert [line[1] for line in lines] == sorted(path.name for path in copies.glob("*.ipynb"))
+    for stem, name, minutes, count in lines:
+        assert name == f"{stem}.ipynb" and re.fullmatch(r"[\w ]+ (seconds|minutes?)", minutes)
+        assert int(count) == len(exercises(ROOT / "notebooks" / name))
+
+
+def test_a_copy_with_answers_is_kept(copies, capsys):
+    path = copies / NOTEBOOKS[0].name
+    fresh = path.read_text()
+    notebook = nbformat.read(path, 4)
+    next(cell for cell in notebook.cells if has_tag(cell, "solution")).source = "answer_1_1 = 3"
+    nbformat.write(notebook, path)
+    mine = path.read_text()
+    assert pipeline.main(["workshop", "--results", str(copies.parent)]) == 0
+    assert path.read_text() == mine
+    assert f"kept, because they hold answers: {path.stem}; delete them" in capsys.readouterr().out
+    path.unlink()
+    assert pipeline.main(["workshop", "--results", str(copies.parent)]) == 0
+    assert path.read_text() == fresh and "kept" not in capsys.readouterr().out
+
+
+def test_a_notebook_without_exercises_is_left_out(tmp_path):
+    plain = tmp_path / "01_plain.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1 + 1")]), plain)
+    assert workshop.write_workshop([plain], tmp_path / "out") == ([], [])
+
+
+def test_the_index_page_of_the_notebooks_counts_their_exercises():
+    """``notebooks/README.md`` lists every notebook; its links and its make targets exist."""
+    page = (ROOT / "notebooks" / "README.md").read_text()
+    rows = dict(re.findall(r"^\| \[(\d\d_\w+)\]\(\1\.ipynb\) \|.*\| (\d*) ?\|$", page, flags=re.M))
+    every = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+    assert {name: int(count or 0) for name, count in rows.items()} == {p.stem: len(exercises(p)) for p in every}
+    assert all((ROOT / "notebooks" / link).exists() for link in re.findall(r"\]\(([^)]+)\)", page))
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.M)
+    assert set(re.findall(r"(?:^|`)make ([a-z-]+)", page, flags=re.M)) <= set(targets)
