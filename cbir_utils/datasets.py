@@ -18,8 +18,8 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from cbir_utils.run import atomic_path, sha256, write_json
 from cbir_utils.folders.files import UnreadableImageError, list_files, read_folder
+from cbir_utils.run import atomic_path, sha256, write_json
 
 #: The sources that :func:`load_dataset` knows by name.
 SOURCES = ("digits", "mnist", "fashion_mnist", "shapes")

@@ -17,6 +17,7 @@ import numpy as np
 from scipy.spatial.distance import cdist
 from threadpoolctl import ThreadpoolController
 
+from cbir_utils.codes import checked_codes, unit_length
 from cbir_utils.run import atomic_path, sha256, write_json
 
 #: Distances by name. ``euclidean`` is the paper's equation 2; ``cosine`` is 1 - cos(angle), in [0, 2];
@@ -495,107 +496,6 @@ def read_index(path, *, encoder_hash=None, mmap=False):
     return stored, facts
 
 
-def checked_codes(codes, what, dimension=None):
-    """``codes`` as a contiguous ``(N, D)`` float32 matrix, or a ValueError that says what is wrong with them."""
-    codes = np.asarray(codes)
-    if codes.dtype != np.float32:
-        raise ValueError(f"{what} must be float32, not {codes.dtype}; convert with .astype('float32')")
-    if codes.ndim != 2 or 0 in codes.shape:
-        raise ValueError(f"{what} must be a non-empty (N, D) matrix, not of shape {codes.shape}")
-    if dimension not in (None, codes.shape[1]):
-        raise ValueError(f"{what} have {codes.shape[1]} numbers each, but the index has {dimension}")
-    if not np.isfinite(codes).all():
-        bad = np.flatnonzero(~np.isfinite(codes).all(axis=1))
-        raise ValueError(f"{what} have NaN or infinity in {len(bad)} row(s), first in row {bad[0]}")
-    return np.ascontiguousarray(codes)
-
-
-class BinaryIndex:
-    """Exact search over binary codes by Hamming distance, the number of differing bits, through FAISS.
-
-    Parameters
-    ----------
-    codes : ndarray
-        ``(N, B)`` uint8: 8 B bits per image, packed.
-    """
-
-    def __init__(self, codes):
-        codes = np.asarray(codes)
-        if codes.dtype != np.uint8 or codes.ndim != 2 or 0 in codes.shape:
-            raise ValueError(f"codes must be packed, non-empty uint8 (N, B), not {codes.dtype} {codes.shape}")
-        self._faiss = faiss.IndexBinaryFlat(8 * codes.shape[1])
-        self._faiss.add(np.ascontiguousarray(codes))
-
-    def __len__(self):
-        return self._faiss.ntotal
-
-    def search(self, queries, k):
-        """The ``k`` nearest of each query, ``(Q, B)`` uint8 → :class:`Hits`; FAISS decides the order of ties."""
-        queries = np.asarray(queries)
-        if queries.dtype != np.uint8 or queries.ndim != 2 or 8 * queries.shape[1] != self._faiss.d:
-            raise ValueError(
-                f"queries must be packed uint8 (Q, {self._faiss.d // 8}), not {queries.dtype} {queries.shape}"
-            )
-        if not 1 <= k <= len(self):
-            raise ValueError(f"k must be from 1 to the {len(self)} codes of the index, not {k}")
-        distances, ids = self._faiss.search(np.ascontiguousarray(queries), k)
-        return Hits(distances.astype(np.float32), ids)
-
-
-def near_duplicates(index, neighbours=5):
-    """Pairs of rows that are nearer to each other than chance would bring any two rows of this index.
-
-    Among points that lie at random in m dimensions the distance d to the nearest other follows Weibull's law,
-    ``P(d < r) = 1 - exp(-(r / s)^m)`` (Clark and Evans 1954 for m = 2). Here m and s are taken from the quartiles of
-    the rows' own nearest distances, as far as these are not 0, and what counts is the distance below which half a
-    row is expected. Where rows lie denser in some places than in others, m comes out smaller, and fewer pairs count.
-
-    Parameters
-    ----------
-    index : Index
-        Of two rows or more.
-    neighbours : int
-        So many nearest rows of each row are looked at.
-
-    Returns
-    -------
-    tuple
-        The pairs ``(P, 2)`` int64 of ids, the lower first, from the nearest pair on; their distances ``(P,)`` float32;
-        and the largest distance that counts, a float.
-    """
-    count = len(index)
-    if count < 2:
-        raise ValueError(f"pairs need two rows or more, and the index has {count}")
-    hits = index.search(index._rows, min(neighbours, count - 1), exclude_self=index.ids)
-    usual = hits.distances[:, 0][hits.distances[:, 0] > 0].astype(np.float64)
-    limit = 0.0
-    if len(usual):
-        low, high = np.log(np.quantile(usual, [0.25, 0.75]))
-        if high > low:
-            m = (np.log(np.log(4)) - np.log(np.log(4 / 3))) / (high - low)
-            log_s = high - np.log(np.log(4)) / m
-            limit = float(np.exp(log_s + np.log(0.5 / count) / m))
-    row, place = np.nonzero(hits.distances <= limit)
-    pairs = np.sort(np.stack([index.ids[row], hits.ids[row, place]], axis=1), axis=1)
-    pairs, first = np.unique(pairs, axis=0, return_index=True)  # most pairs are found from both ends
-    distances = hits.distances[row, place][first]
-    order = np.argsort(distances, kind="stable")
-    return pairs[order], distances[order], limit
-
-
-def mutual(hits):
-    """Which hits are mutual: ``hits (N, K)``, each image's nearest others, → bool ``(N, K)``.
-
-    Hit j of image i is mutual if i is among the hits of j.
-    """
-    count = len(hits)
-    images = np.arange(count)[:, None]
-    known = np.sort((images * count + hits).ravel())  # each pair (image, hit) as one number
-    reverse = (hits * count + images).ravel()
-    place = np.minimum(np.searchsorted(known, reverse), len(known) - 1)
-    return (known[place] == reverse).reshape(hits.shape)
-
-
 def _cores():
     """The processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -604,10 +504,3 @@ def _cores():
 def _squared_lengths(rows):
     """The squared Euclidean length of each row."""
     return np.einsum("nd,nd->n", rows, rows)
-
-
-def unit_length(rows, dtype=np.float32):
-    """Rows ``(N, D)`` scaled to unit Euclidean length, in ``dtype``; rows of zeros stay as they are."""
-    rows = rows.astype(np.float64)
-    lengths = np.sqrt(_squared_lengths(rows))[:, None]
-    return (rows / np.where(lengths > 0, lengths, 1)).astype(dtype, copy=False)

@@ -181,3 +181,58 @@ def summarize(trainings, *, n_database, first_seed, own_rows=None):
 def _share(part, whole):
     """``part / whole``, NaN where ``whole`` is 0."""
     return np.divide(part, whole, out=np.full(np.shape(whole), np.nan), where=whole > 0)
+
+
+def results_table(rows):
+    """The rows of ``metrics.json`` as a Markdown table, columns aligned."""
+    header = [
+        "method",
+        "distance",
+        "P@1",
+        "P@5",
+        "P@100",
+        "R-precision",
+        "mAP [95 % interval]",
+        "seeds",
+        "training (s)",
+    ]
+    lines = [header]
+    for row in rows:
+        low, high = row["mAP_interval"]
+        numbers = [f"{row[name]:.3f}" if name in row else "–" for name in ("P@1", "P@5", "P@100", "R-precision")]
+        seconds = f"{row['train_seconds']:.0f}" if row.get("train_seconds") else "–"
+        lines.append([row["method"], row["distance"], *numbers, f"{row['mAP']:.3f} [{low:.3f}, {high:.3f}]",
+                      str(len(row["seeds"])), seconds])  # fmt: skip
+    return _markdown(lines)
+
+
+def family_table(rows):
+    """What notebook 06's methods cost and are worth, best first, as a Markdown table."""
+    header = ["method", "P@1", "P@5", "P@100", "R-prec.", "mAP [95 % interval]", "weights", "bytes/image",
+              "training (s)", "recon. error", "collapsed"]  # fmt: skip
+    lines = []
+    for row in sorted(rows, key=lambda row: -row["mAP"]):
+        low, high = row["mAP_interval"]
+        error = row["reconstruction_error"]
+        lines.append([row["method"], *(f"{row[name]:.3f}" for name in ("P@1", "P@5", "P@100", "R-precision")),
+                      f"{row['mAP']:.3f} [{low:.3f}, {high:.3f}]", f"{row['weights']:,}", f"{row['bytes_per_image']:,}",
+                      f"{row['train_seconds']:.0f}", "–" if error is None else f"{error:.4f}",
+                      f"{row['collapsed']} of {row['trainings']}" if row["weights"] else "–"])  # fmt: skip
+    return _markdown([header, *lines])
+
+
+def binary_table(rows):
+    """The mAP of binary codes beside the float codes they were made of, as a Markdown table: a line per method."""
+    lines = [["method", "16 bits", "32 bits", "64 bits", "float32", "bytes/image of float32"]]
+    for method in dict.fromkeys(row["method"] for row in rows):
+        these = {row["bits"]: row for row in rows if row["method"] == method}
+        lines.append([method, *(f"{these[bits]['mAP']:.3f}" for bits in (16, 32, 64, 0)),
+                      f"{these[0]['bytes_per_image']:,}"])  # fmt: skip
+    return _markdown(lines)
+
+
+def _markdown(lines):
+    """A header and rows of texts as a Markdown table, columns aligned."""
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    lines = [lines[0], ["-" * width for width in widths], *lines[1:]]
+    return "\n".join("| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |" for line in lines)

@@ -11,7 +11,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 from matplotlib.patches import FancyArrowPatch
-from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 BLUE, ORANGE, GREEN, PINK, SKY, YELLOW = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00"
@@ -55,124 +54,6 @@ def show_code(ax, code, limit):
     ax.imshow(cells.reshape(-1, columns), cmap="PuOr", vmin=-limit, vmax=limit)
     ax.set(xticks=[], yticks=[])
     ax.spines[:].set_visible(True)
-
-
-# -- the primer (paper, section IV) ---------------------------------------------------------------------------------
-
-
-def pixels_and_weights(image, weights, bias):
-    """What one neuron does: pixel values, its weights ``(H * W,)`` and their products, each as a picture.
-
-    ``image`` is ``(H, W)`` in [0, 1]. The title gives the sum of the products and what tanh makes of it and ``bias``.
-    """
-    image = np.asarray(image)
-    weights = np.reshape(weights, image.shape)
-    figure, axes = plt.subplots(1, 3, figsize=(7.5, 4))
-    total = float((image * weights).sum())
-    limit = float(np.abs(weights).max())
-    names = ("pixel values\nof the image", "weights\nof the neuron", "pixel × weight")
-    for ax, values, name in zip(axes, (image, weights, image * weights), names, strict=True):
-        colours = {"vmin": 0, "vmax": 1} if values is image else {"cmap": "PuOr", "vmin": -limit, "vmax": limit}
-        drawn = ax.imshow(values, **colours)
-        ax.set(xticks=[], yticks=[])
-        ax.spines[:].set_visible(True)
-        ax.set_title(name, fontsize=13, fontweight="normal")
-    figure.colorbar(drawn, ax=axes[1:], shrink=0.8, ticks=MaxNLocator(5))
-    answer = np.tanh(total + bias)
-    figure.suptitle(f"Products summed: {total:+.2f}; the neuron's answer: {answer:+.2f}", fontweight="bold")
-    return figure
-
-
-def guesses(images, probabilities, labels, class_names):
-    """Images, each over the probability that a network gives to each class.
-
-    ``probabilities`` is ``(N, classes)``, ``labels`` ``(N,)`` the true classes. A right answer is blue, a wrong one
-    orange, hatched and in a dashed frame.
-    """
-    figure, axes = plt.subplots(2, len(images), figsize=(1.35 * len(images) + 1, 4), height_ratios=(2, 1.1))
-    answers = np.argmax(probabilities, axis=1)
-    columns = zip(axes.T, images, probabilities, labels, answers, strict=True)
-    for (top, bottom), image, row, label, answer in columns:
-        colour, style, hatch = (BLUE, "-", "") if answer == label else (ORANGE, "--", "//")
-        show_image(top, image, class_names[label], colour, style)
-        bars = bottom.barh(class_names, row, color="white", edgecolor="black")
-        bars[answer].set(facecolor=colour, hatch=hatch)
-        bottom.set(xlim=(0, 1), xticks=[])
-        bottom.invert_yaxis()
-        bottom.tick_params(length=0)
-        bottom.set_title(f"{class_names[answer]} {row[answer]:.2f}", fontsize=11, fontweight="normal")
-        if bottom is not axes[1, 0]:
-            bottom.set_yticks([])
-    right = int((answers == labels).sum())
-    figure.suptitle(f"{right} of {len(images)} answers are right", fontweight="bold")
-    return figure
-
-
-def loss_along_weight(ax, values, losses, value, slope):
-    """The loss for many ``values`` of one weight, and the slope that backpropagation found at ``value``."""
-    height = float(np.interp(value, values, losses))
-    reach = 0.35 * np.ptp(values)
-    ax.plot(values, losses, color=BLUE, label="loss")
-    ax.plot([value - reach, value + reach], [height - slope * reach, height + slope * reach], "--", color=ORANGE,
-            label="slope")  # fmt: skip
-    ax.plot([value], [height], "o", color="black", markersize=9, label="weight now")
-    margin = 0.25 * np.ptp(losses)
-    ax.set(xlabel="value of one weight", ylabel="loss", ylim=(min(losses) - margin, max(losses) + margin))
-    ax.legend()
-    ax.set_title(f"Slope at {value:+.3f}: {slope:+.4f}, so the weight should go {'down' if slope > 0 else 'up'}")
-
-
-def gradient_check(ax, backward, numerical, difference):
-    """Slopes by backpropagation against slopes by trying, one dot a weight; ``difference`` is the largest, relative."""
-    limit = 1.1 * float(np.abs(numerical).max())
-    ax.plot([-limit, limit], [-limit, limit], color=GREY, linestyle=":")
-    ax.plot(numerical, backward, "o", color=BLUE, markersize=5, alpha=0.6)
-    ax.set(xlabel="slope by trying", ylabel="slope by backpropagation", xlim=(-limit, limit), ylim=(-limit, limit))
-    ax.locator_params(nbins=5)
-    ax.set_title(f"{len(backward)} weights, largest relative difference {difference:.0e}")
-
-
-def learning_curves(steps, training, held_out):
-    """Loss and accuracy while a network learns: ``training`` and ``held_out`` are ``(steps, 2)``, loss and accuracy."""
-    figure, axes = plt.subplots(1, 2, figsize=(8.5, 3.3))
-    for ax, column, factor, name in zip(axes, (0, 1), (1, 100), ("loss", "right answers (%)"), strict=True):
-        ax.plot(steps, factor * training[:, column], "--", color=SKY, label="training images")
-        ax.plot(steps, factor * held_out[:, column], color=BLUE, label="held-out images")
-        ax.set(xlabel="step", ylabel=name)
-        ax.set_ylim(bottom=0)
-        ax.locator_params(nbins=5)
-    axes[0].legend()
-    low = int(np.argmin(held_out[:, 0]))
-    axes[0].set_title(f"Held-out: lowest {held_out[low, 0]:.2f}, step {steps[low]}")
-    axes[1].set_title(f"In the end {100 * training[-1, 1]:.0f} % and {100 * held_out[-1, 1]:.0f} %")
-    return figure
-
-
-def weights_as_images(before, after, shape):
-    """The weights of some neurons, ``(H * W, neurons)``, before and after training, each as a picture."""
-    count = before.shape[1]
-    figure, axes = plt.subplots(2, count, figsize=(count + 1.8, 3.6))
-    limit = float(np.abs(after).max())
-    for line, weights, name in zip(axes, (before, after), ("before", "after"), strict=True):
-        for ax, column in zip(line, weights.T, strict=True):
-            drawn = ax.imshow(column.reshape(shape), cmap="PuOr", vmin=-limit, vmax=limit)
-            ax.set(xticks=[], yticks=[])
-            ax.spines[:].set_visible(True)
-        line[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=13)
-    figure.colorbar(drawn, ax=axes, shrink=0.8, label="weight", ticks=MaxNLocator(5))
-    size = np.abs(after).mean() / np.abs(before).mean()
-    figure.suptitle(f"After training: {size:.1f} times as large", fontweight="bold")
-    return figure
-
-
-def two_losses(ax, steps, ours, theirs, difference):
-    """One training done twice: ``theirs`` at every step, ``ours`` at ``steps``; ``difference`` is of the weights."""
-    ax.plot(np.arange(len(theirs)), theirs, color=SKY, linewidth=4, label="Keras")
-    ax.plot(steps, ours, "o", color="black", markersize=5, label="by hand")
-    ax.set(xlabel="step", ylabel="loss", ylim=(0, None))
-    ax.locator_params(nbins=5)
-    ax.legend(loc="lower left")
-    ax.set_title(f"After {len(theirs)} steps no weight differs by more than {difference:.0e}")
 
 
 # -- the dataset (paper, figure 6) ------------------------------------------------------------------------------
@@ -277,7 +158,7 @@ def reconstructions(images, codes, decoded):
 
 def latent_map(ax, points, images, *, cells=22):
     """The latent space as a map (paper, figure 2): ``points (N, 2)``, a thumbnail per occupied cell."""
-    scaled = _map_cells(points, cells)
+    scaled = map_cells(points, cells)
     cell = np.minimum(scaled.astype(int), cells - 1)
     centre = np.abs(scaled - cell - 0.5).max(axis=1)
     height, width = images.shape[1:3]
@@ -289,7 +170,7 @@ def latent_map(ax, points, images, *, cells=22):
     show_image(ax, canvas)
 
 
-def _map_cells(points, cells):
+def map_cells(points, cells):
     """Where points ``(N, 2)`` lie on a map of ``cells`` × ``cells``, counted in cells from its lower left."""
     low, high = points.min(axis=0), points.max(axis=0)
     return (points - low) / np.where(high > low, high - low, 1) * cells
@@ -373,72 +254,6 @@ def query_and_hits(query, images, distances, relevant=None):
         title = f"{int(np.sum(relevant))} of {len(images)} hits are of the query's class"
     figure.suptitle(title, fontweight="bold")
     return figure
-
-
-def decoded_path(query, hit, images, rank, distance):
-    """What lies between a query and a hit: ``images`` decoded on the way from one code to the other."""
-    count = len(images)
-    figure, axes = plt.subplots(1, count + 2, figsize=(1.15 * (count + 2), 2.1))
-    show_image(axes[0], query, "query", "black")
-    for ax, image, share in zip(axes[1:-1], images, np.linspace(0, 100, count), strict=True):
-        show_image(ax, image, f"{share:.0f} %")
-    show_image(axes[-1], hit, f"hit {rank}", "black")
-    figure.suptitle(f"From the query's code to that of hit {rank}, at distance {short(distance)}", fontweight="bold")
-    return figure
-
-
-def occlusion(query, hit, changes, rank, distance):
-    """Which parts of a query speak for a hit: ``changes (H, W)`` of their distance when a part is covered.
-
-    The parts that matter most are marked with the sign of their change.
-    """
-    figure, axes = plt.subplots(1, 3, figsize=(9.2, 3.5), width_ratios=(1, 1, 1.2))
-    show_image(axes[0], query, "query", "black")
-    show_image(axes[1], hit, f"hit {rank}", "black")
-    limit = max(float(np.abs(changes).max()), 1e-12)
-    picture = axes[2].imshow(changes, cmap="PuOr", vmin=-limit, vmax=limit)
-    grey = np.asarray(query, dtype=np.float32).mean(axis=-1)
-    if grey.min() < 128 < grey.max():
-        axes[2].contour(grey, [128], colors="black", linewidths=1)
-    for place, sign in ((changes.argmax(), "+"), (changes.argmin(), "–")):
-        y, x = np.unravel_index(place, changes.shape)
-        if (changes[y, x] if sign == "+" else -changes[y, x]) > limit / 20:
-            axes[2].text(x, y, sign, ha="center", va="center", fontsize=22, fontweight="bold",
-                         path_effects=[withStroke(linewidth=4, foreground="white")])  # fmt: skip
-    axes[2].set(xticks=[], yticks=[])
-    axes[2].set_title("change when covered", fontsize=12, fontweight="normal")
-    bar = figure.colorbar(picture, ax=axes[2])
-    bar.ax.set_title("farther", fontsize=10, fontweight="normal")
-    bar.ax.set_xlabel("nearer", fontsize=10)
-    bar.ax.tick_params(labelsize=10)
-    figure.suptitle(
-        f"Distance {short(distance)}: covering a part changes it by {changes.min():+.2g} to {changes.max():+.2g}",
-        fontweight="bold",
-    )
-    return figure
-
-
-def where_it_is(ax, points, images, *, query, hits, share, cells=16):
-    """A query and its hits on the latent map: ``query`` and ``hits`` tell which of the ``points (N, 2)`` they are.
-
-    The query is a star, the hits are circles with their rank; ``share`` is the part of the variance that the map holds.
-    """
-    height, width = images.shape[1:3]
-    latent_map(ax, points, images, cells=cells)
-    ax.images[-1].set_alpha(0.4)
-    x, y = (_map_cells(points, cells) * (width, -height) + (-0.5, cells * height - 0.5)).T
-    hits = list(hits)
-    for rank, row in reversed(list(enumerate(hits, 1))):  # the nearest on top; numbers fan out, for hits lie close
-        angle = 2 * np.pi * (rank - 1) / len(hits)
-        ax.annotate(str(rank), (x[row], y[row]), (26 * np.sin(angle), 26 * np.cos(angle)), textcoords="offset points",
-                    ha="center", va="center", fontsize=12, fontweight="bold",
-                    bbox={"boxstyle": "circle,pad=.2", "fc": "white", "ec": BLUE, "lw": 1.5},
-                    arrowprops={"arrowstyle": "-", "color": BLUE, "lw": 1.5})  # fmt: skip
-        ax.plot([x[row]], [y[row]], "o", color=BLUE, markeredgecolor="white", markersize=8)
-    ax.plot([x[query]], [y[query]], "*", color=ORANGE, markeredgecolor="black", markersize=20, label="query")
-    ax.plot([], [], "o", color=BLUE, markersize=8, label="hits, by rank")
-    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.01), ncols=2, fontsize=12)
-    ax.set_title(f"Two axes hold {100 * share:.0f} % of the codes' variance")
 
 
 def several_queries(queries, images, distances, relevant, names):
@@ -573,35 +388,6 @@ def ranked_codes(query, query_code, images, codes, distances, ranks):
 # -- comparing methods ----------------------------------------------------------------------------------------------
 
 
-def methods_ranked(ax, rows):
-    """Methods from the best mAP down, each a bar with its interval, P@5 as a diamond and its bytes per image."""
-    rows = sorted(rows, key=lambda row: row["mAP"])
-    for y, row in enumerate(rows):
-        trained = row.get("weights", 0) > 0
-        ax.barh(y, row["mAP"], color=BLUE if trained else GREY, hatch="" if trained else "//", alpha=0.75)
-        low, high = row["mAP_interval"]
-        ax.plot([low, high], [y, y], color="black", linewidth=3)
-        ax.plot([row["P@5"]], [y], "D", color=ORANGE, markersize=9)
-        ax.text(high + 0.012, y, f"{row['mAP']:.3f}", va="center", fontsize=11)
-    ax.set(yticks=range(len(rows)), yticklabels=[r["method"] for r in rows], xlim=(0, 1.02), xlabel="mean over queries")
-    ax.plot([], [], "D", color=ORANGE, label="P@5")
-    ax.bar([0], [0], color=BLUE, alpha=0.75, label="mAP, trained")
-    ax.bar([0], [0], color=GREY, hatch="//", alpha=0.75, label="mAP, not trained")
-    ax.legend(loc="upper center", bbox_to_anchor=(0.45, -0.12), ncols=3, fontsize=12)
-    ax.set_title(f"Best mAP: {rows[-1]['mAP']:.3f} ({rows[-1]['method']})")
-
-
-def reconstruction_against_retrieval(ax, rows):
-    """The reconstruction error of each method against its mAP."""
-    errors, quality = ([row[name] for row in rows] for name in ("reconstruction_error", "mAP"))
-    for row, x, y in zip(rows, errors, quality, strict=True):
-        ax.plot([x], [y], "X" if row["collapsed"] else "o", color=ORANGE if row["collapsed"] else BLUE, markersize=9)
-        ax.annotate(row["method"], (x, y), (6, 5), textcoords="offset points", fontsize=11)
-    ax.margins(x=0.2, y=0.15)
-    ax.set(xlabel="reconstruction error on queries (mean squared)", ylabel="mAP")
-    ax.set_title(f"Correlation over {len(rows)} kinds: {np.corrcoef(errors, quality)[0, 1]:+.2f}")
-
-
 def strips(rows, titles, captions=None):
     """Rows of images under one another, such as noisy, restored and original: each row an array of images."""
     columns = len(rows[0])
@@ -617,145 +403,4 @@ def strips(rows, titles, captions=None):
     return figure
 
 
-def hard_queries(curves, name, corruptions):
-    """How a metric falls as queries get worse: a panel per corruption, a line per method.
-
-    ``curves`` is ``{method: {kind: values}}``, ``name`` the metric's; ``corruptions`` tells strengths and unit of each.
-    """
-    figure, axes = plt.subplots(2, 4, figsize=(11.5, 5.4), sharey=True)
-    looks = list(zip(CLASS_COLOURS, ("-", "--", "-.", ":", "-"), "osD^v", strict=False))
-    for ax, (kind, corruption) in zip(axes.flat, corruptions.items(), strict=False):
-        for (method, values), (colour, line, marker) in zip(curves.items(), looks, strict=False):
-            ax.plot(corruption.strengths, values[kind], line, color=colour, marker=marker, markersize=5, label=method)
-        best = max(curves, key=lambda method: np.mean(curves[method][kind]))
-        ax.set_title(f"{kind}\nbest: {best} {np.mean(curves[best][kind]):.2f}", fontsize=12)
-        ax.set(xlabel=corruption.unit, ylim=(0, 1.03))
-    for line in axes:
-        line[0].set_ylabel(name)
-    axes.flat[-1].axis("off")
-    axes.flat[-1].legend(*axes.flat[0].get_legend_handles_labels(), loc="center", fontsize=13)
-    return figure
-
-
-def novelty(ax, scores, area):
-    """The novelty scores of several kinds of query, ``{name: scores}``, and the limit at 1; ``area`` is the AUROC."""
-    largest = max(np.max(values) for values in scores.values())
-    bins = np.linspace(0, min(largest, 6) * 1.02, 50)
-    for (name, values), colour, hatch in zip(scores.items(), (BLUE, ORANGE), ("", "//"), strict=False):
-        values = np.minimum(values, bins[-1])
-        ax.hist(values, bins, color=colour, hatch=hatch, alpha=0.6, density=True, label=name)
-    ax.axvline(1, color="black", linestyle=":")
-    ax.set(xlabel="novelty score (1: as far as the database's farthest hundredth)", ylabel="density")
-    ax.legend()
-    ax.set_title(f"AUROC {area:.3f} (0.5: no better than chance)")
-
-
-# -- the manifold -----------------------------------------------------------------------------------------------------
-
-
-def guided_training(ax, history):
-    """The loss of each epoch, and the share of mutual hits at each retrieval."""
-    epochs = np.arange(1, len(history.loss) + 1)
-    ax.plot(epochs, history.loss, color=BLUE, marker="o", markersize=4)
-    ax.set(xlabel="epoch", ylabel="loss")
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    shares = history.mutual_share
-    if shares:
-        twin = ax.twinx()
-        twin.plot(history.plain_epochs + np.arange(1, len(shares) + 1), 100 * np.array(shares), "s--", color=ORANGE)
-        twin.set_ylabel("mutual hits (%)", color=ORANGE)
-        twin.set_ylim(0, 100)
-        twin.spines["right"].set_visible(True)
-        ax.axvspan(
-            history.plain_epochs + 0.5,
-            max(len(epochs), history.plain_epochs + len(shares)) + 0.5,
-            color=SKY,
-            alpha=0.15,
-        )
-    ending = f"; mutual hits {100 * shares[0]:.1f} → {100 * shares[-1]:.1f} %" if shares else ""
-    ax.set_title(f"Loss {history.loss[0]:.2f} → {history.loss[-1]:.2f}{ending}")
-
-
-def eigenvalues(ax, values, time):
-    """The walk's eigenvalues, and what is left of them after ``time`` steps."""
-    at = np.arange(1, len(values) + 1)
-    ax.plot(at, values, "o-", color=BLUE, markersize=4, label="eigenvalue")
-    ax.plot(at, np.maximum(values, 0) ** time, "s--", color=ORANGE, markersize=4, label=f"after {time:.0f} steps")
-    half = int((np.maximum(values, 0) ** time > 0.5).sum())
-    ax.set(xlabel="eigenvector", ylim=(-0.03, 1.05))
-    ax.legend()
-    ax.set_title(f"After {time:.0f} steps {half} of {len(values)} directions keep more than half")
-
-
-# -- binary codes -----------------------------------------------------------------------------------------------------
-
-
-def quantization(ax, losses):
-    """ITQ's loss by iteration for several code lengths, ``{bits: (loss without a rotation, losses)}``."""
-    for (bits, (unrotated, values)), style in zip(losses.items(), ("-", "--", "-."), strict=False):
-        ax.plot(np.arange(len(values)), np.array(values) / unrotated, style, label=f"{bits} bits")
-    ax.axhline(1, color="black", linestyle=":")
-    saved = max(1 - values[-1] / unrotated for unrotated, values in losses.values())
-    ax.set(xlabel="iteration", ylabel="loss, relative to no rotation")
-    ax.legend()
-    ax.set_title(f"Rotating saves up to {100 * saved:.0f} % of the quantisation loss")
-
-
-def bits_against_quality(ax, rows, published=()):
-    """mAP against bytes per image: a line per method; ``published`` are (name, bytes, mAP) from papers."""
-    methods = list(dict.fromkeys(row["method"] for row in rows))
-    for method, marker, style, colour in zip(
-        methods, "osD^v", ("-", "--", "-.", ":", "-"), CLASS_COLOURS, strict=False
-    ):
-        these = sorted((row["bytes_per_image"], row["mAP"]) for row in rows if row["method"] == method)
-        ax.plot(*zip(*these, strict=True), linestyle=style, marker=marker, color=colour, label=method)
-    for name, size, quality in published:
-        ax.plot([size], [quality], "x", color=GREY, markersize=9)
-        ax.annotate(name, (size, quality), (6, -4), textcoords="offset points", fontsize=10, color=GREY)
-    ax.set(xscale="log", ylim=(0, 1.03), xlabel="bytes per image", ylabel="mAP")
-    ax.xaxis.set_major_formatter("{x:g}")
-    ax.legend(fontsize=11)
-    binary = max((row for row in rows if row["bits"]), key=lambda row: row["mAP"])
-    ax.set_title(f"{binary['bits']} bits keep mAP {binary['mAP']:.3f} ({binary['method']})")
-
-
 # -- search at scale --------------------------------------------------------------------------------------------
-
-
-def memory_by_kind(ax, sizes, needed, chosen, budget):
-    """Memory of each kind of index against the number of images, and which kind the rule chooses.
-
-    ``needed`` maps a kind to its bytes at each of ``sizes``; ``chosen`` names the kind at each size (``None``: none).
-    """
-    for (kind, bytes_), marker, style, colour in zip(
-        needed.items(), "osD^v", ("-", "--", "-.", ":", "-"), CLASS_COLOURS, strict=False
-    ):
-        gigabytes = np.asarray(bytes_) / 1e9
-        ax.plot(sizes, gigabytes, linestyle=style, color=colour, label=kind)
-        at = [place for place, name in enumerate(chosen) if name == kind]
-        ax.plot(np.asarray(sizes)[at], gigabytes[at], marker, color=colour, markersize=9)
-    ax.axhline(budget / 1e9, color=GREY, linestyle=":")
-    ax.annotate(
-        f"budget {budget / 1e9:.1f} GB", (sizes[0], budget / 1e9), (0, 5), textcoords="offset points", color=GREY
-    )
-    ax.set(xscale="log", yscale="log", xlabel="images", ylabel="memory, GB")
-    ax.legend(fontsize=11)
-    largest = max(size for size, name in zip(sizes, chosen, strict=True) if name is not None)
-    ax.set_title(f"In {budget / 1e9:.1f} GB: up to {largest:,.0f} images ({chosen[list(sizes).index(largest)]})")
-
-
-def recall_against_speed(ax, curves, k):
-    """Recall@k against queries per second: ``curves`` maps a name to ``[(recall, queries per second), ...]``."""
-    for (name, points), marker, style, colour in zip(
-        curves.items(), "osD^v", ("-", "--", "-.", ":", "-"), CLASS_COLOURS, strict=False
-    ):
-        recall, speed = zip(*points, strict=True)
-        ax.plot(recall, speed, marker=marker, linestyle=style, color=colour, label=name)
-    ax.set(yscale="log", xlabel=f"recall@{k}", ylabel="queries per second")
-    ax.legend(fontsize=11)
-    best = max(
-        ((speed, name, recall) for name, points in curves.items() for recall, speed in points if recall >= 0.95),
-        default=None,
-    )
-    if best:
-        ax.set_title(f"{best[1]}: {best[0]:,.0f} queries per second at recall {best[2]:.3f}")

@@ -22,10 +22,11 @@ from pathlib import Path
 import numpy as np
 from scipy.interpolate import CubicSpline
 
-from cbir_utils.scale.approximate import make_index
-from cbir_utils.run import Run, sha256, write_json
+from cbir_utils.codes import unit_length
 from cbir_utils.datasets import load_dataset
-from cbir_utils.index import Hits, Index, unit_length
+from cbir_utils.index import Hits, Index
+from cbir_utils.run import Run, sha256, write_json
+from cbir_utils.scale.approximate import make_index
 
 SIZES = [100_000, 1_000_000, 3_000_000, 10_000_000]
 K, QUERIES, BATCH, GROUP, GRID = 10, 1000, 20_000, 250, 5

@@ -232,9 +232,9 @@ def measure(task, threads, rounds, dataset, method, results):
     """Everything about one task with so many threads."""
     from threadpoolctl import threadpool_limits
 
-    from cbir_utils.run import Run
+    from cbir_utils.codes import unit_length
     from cbir_utils.datasets import load_dataset
-    from cbir_utils.index import unit_length
+    from cbir_utils.run import Run
 
     rng = np.random.default_rng(SEED)
     with threadpool_limits(threads):

@@ -7,8 +7,8 @@ promises beyond, as it keeps what it gets and takes ids.
 import numpy as np
 import pytest
 
+from cbir_utils.codes import unit_length
 from cbir_utils.scale.collection import Collection, EngineError, drop
-from cbir_utils.index import unit_length
 
 METRICS = ("euclidean", "cosine")
 ROWS = np.random.default_rng(0).normal(size=(300, 16)).astype(np.float32)

@@ -13,7 +13,7 @@ import nbformat
 from nbclient import NotebookClient
 
 from cbir_utils.runner import cli as pipeline
-from cbir_utils.exercises import has_tag
+from cbir_utils.runner.workshop import has_tag
 
 FOLDER = Path("results/check-workshop")
 

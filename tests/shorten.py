@@ -9,7 +9,7 @@ from pathlib import Path
 import papermill
 import yaml
 
-from cbir_utils.runner.cli import declared_parameters
+from cbir_utils.runner.notebooks import declared_parameters
 
 short = yaml.safe_load((Path(__file__).parent / "short.yaml").read_text())
 for path in sys.argv[1:]:

@@ -11,9 +11,10 @@ from scipy.ndimage import grey_dilation
 sys.path.insert(0, str(Path(__file__).parent))
 import bench_scale  # noqa: E402
 
-from cbir_utils.run import Run  # noqa: E402
+from cbir_utils.codes import unit_length  # noqa: E402
 from cbir_utils.datasets import load_dataset  # noqa: E402
-from cbir_utils.index import Hits, Index, unit_length  # noqa: E402
+from cbir_utils.index import Hits, Index
+from cbir_utils.run import Run  # noqa: E402
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,9 @@ import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
 from cbir_utils import exercises as workshop
+from cbir_utils.exercises import NotYet, check
 from cbir_utils.runner import cli as pipeline
-from cbir_utils.exercises import NotYet, check, has_tag
+from cbir_utils.runner.workshop import has_tag
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("0[0-9]_*.ipynb"))

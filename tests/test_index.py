@@ -10,19 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from cbir_utils.index import (
-    COARSE,
-    FINE,
-    FORMAT,
-    METRICS,
-    QUERIES,
-    BinaryIndex,
-    Hits,
-    Index,
-    IndexFileError,
-    mutual,
-    near_duplicates,
-)
+from cbir_utils.folders.duplicates import near_duplicates
+from cbir_utils.index import COARSE, FINE, FORMAT, METRICS, QUERIES, Hits, Index, IndexFileError
+from cbir_utils.methods.binary import BinaryIndex
+from cbir_utils.methods.contrastive import mutual
 
 EXACT = ("euclidean", "manhattan")  # on small whole numbers their float64 sums are exact, in whatever order
 

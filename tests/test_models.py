@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
-from cbir_utils.models import FAMILY, build_contrastive, build_convolutional, keras
+from cbir_utils.methods.contrastive import build_contrastive
+from cbir_utils.methods.family import FAMILY
+from cbir_utils.models import build_convolutional, keras
 
 # Section VI-E of the paper, from input to output: layer, filters, padding.
 LISTING = [

@@ -10,8 +10,9 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from cbir_utils import plots
+from cbir_utils.methods.contrastive import ContrastiveHistory
 from cbir_utils.methods.corruptions import CORRUPTIONS
-from cbir_utils.training import ContrastiveHistory, History
+from cbir_utils.training import History
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (20, 28, 28, 1), np.uint8)

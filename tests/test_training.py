@@ -9,18 +9,10 @@ import pytest
 
 from cbir_utils import training
 from cbir_utils.datasets import load_dataset, scale
-from cbir_utils.models import build_contrastive, build_convolutional, build_sparse, keras
-from cbir_utils.training import (
-    CollapsedAutoencoderError,
-    CollapsedCodesError,
-    decode,
-    encode,
-    fit,
-    fit_contrastive,
-    load_model,
-    nt_xent,
-    reconstruct,
-)
+from cbir_utils.methods.contrastive import CollapsedCodesError, build_contrastive, fit_contrastive, nt_xent
+from cbir_utils.methods.family import build_sparse
+from cbir_utils.models import build_convolutional, keras
+from cbir_utils.training import CollapsedAutoencoderError, decode, encode, fit, load_model, reconstruct
 
 OPTIONS = {"epochs": 1, "batch_size": 32, "verbose": False, "check_collapse": False}
 

@@ -24,14 +24,14 @@ import numpy as np
 import traitlets
 
 from cbir_utils import plots
-from cbir_utils.run import ArtifactError, Run
-from cbir_utils.methods.corruptions import CORRUPTIONS, corrupt
 from cbir_utils.datasets import DatasetError
-from cbir_utils.methods.descriptors import Projection
 from cbir_utils.explorer.drawing import centre
 from cbir_utils.folders.files import UnreadableImageError, read_image
 from cbir_utils.index import METRICS, Index
+from cbir_utils.methods.corruptions import CORRUPTIONS, corrupt
+from cbir_utils.methods.descriptors import Projection
 from cbir_utils.retrieval.retriever import Retriever, available_methods, fit_query, run_data
+from cbir_utils.run import ArtifactError, Run
 
 #: Images on the latent map: more would be slower and tell the eye no more.
 ON_THE_MAP = 2000
@@ -70,8 +70,8 @@ def drawing_to_image(ink, shape, *, fit=True, light=False):
     shape : tuple
         ``(H, W, C)`` of the result.
     fit : bool
-        Scale and centre the ink as MNIST does (:func:`cbir_utils.explorer.drawing.centre`), in the largest square that fits;
-        otherwise the whole pad becomes the image.
+        Scale and centre the ink as MNIST does (:func:`cbir_utils.explorer.drawing.centre`), in the largest square that
+        fits; otherwise the whole pad becomes the image.
     light : bool
         Whether the database's images are dark on light; then the result is too.
 

@@ -1,9 +1,11 @@
 """Binary codes: a few bits per image, learned from any method's codes without labels."""
 
+import faiss
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from cbir_utils.index import unit_length
+from cbir_utils.codes import unit_length
+from cbir_utils.index import Hits
 
 
 class IterativeQuantization:
@@ -93,3 +95,35 @@ def _checked(codes):
     if not np.isfinite(codes).all():
         raise ValueError("codes have NaN or infinity; train anew before making binary codes of them")
     return unit_length(codes, np.float64)
+
+
+class BinaryIndex:
+    """Exact search over binary codes by Hamming distance, the number of differing bits, through FAISS.
+
+    Parameters
+    ----------
+    codes : ndarray
+        ``(N, B)`` uint8: 8 B bits per image, packed.
+    """
+
+    def __init__(self, codes):
+        codes = np.asarray(codes)
+        if codes.dtype != np.uint8 or codes.ndim != 2 or 0 in codes.shape:
+            raise ValueError(f"codes must be packed, non-empty uint8 (N, B), not {codes.dtype} {codes.shape}")
+        self._faiss = faiss.IndexBinaryFlat(8 * codes.shape[1])
+        self._faiss.add(np.ascontiguousarray(codes))
+
+    def __len__(self):
+        return self._faiss.ntotal
+
+    def search(self, queries, k):
+        """The ``k`` nearest of each query, ``(Q, B)`` uint8 → :class:`Hits`; FAISS decides the order of ties."""
+        queries = np.asarray(queries)
+        if queries.dtype != np.uint8 or queries.ndim != 2 or 8 * queries.shape[1] != self._faiss.d:
+            raise ValueError(
+                f"queries must be packed uint8 (Q, {self._faiss.d // 8}), not {queries.dtype} {queries.shape}"
+            )
+        if not 1 <= k <= len(self):
+            raise ValueError(f"k must be from 1 to the {len(self)} codes of the index, not {k}")
+        distances, ids = self._faiss.search(np.ascontiguousarray(queries), k)
+        return Hits(distances.astype(np.float32), ids)

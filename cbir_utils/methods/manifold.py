@@ -11,7 +11,8 @@ from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 
-from cbir_utils.index import Index, unit_length
+from cbir_utils.codes import unit_length
+from cbir_utils.index import Index
 
 #: An edge weighs no less than exp(-FARTHEST), so that no image is cut off by rounding to zero.
 FARTHEST = 30.0

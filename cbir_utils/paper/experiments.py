@@ -13,12 +13,13 @@ import time
 import numpy as np
 
 from cbir_utils import metrics
-from cbir_utils.run import ArtifactError, package_versions
-from cbir_utils.methods.views import Augmentation
 from cbir_utils.datasets import load_dataset
 from cbir_utils.index import Index
-from cbir_utils.models import build_contrastive, build_convolutional
-from cbir_utils.training import encode, fit, fit_contrastive
+from cbir_utils.methods.contrastive import build_contrastive, fit_contrastive
+from cbir_utils.methods.views import Augmentation
+from cbir_utils.models import build_convolutional
+from cbir_utils.run import ArtifactError, package_versions
+from cbir_utils.training import encode, fit
 
 
 def collapse(run, data, *, seeds=20, verbose=True):

@@ -1,8 +1,8 @@
 """The report on the paper: what a run's artifacts say about its figures, equations and claims, as one HTML page.
 
-Every number in it is read from the run (``metrics.json``, ``manifest.json``, codes, labels and the artifacts of
-:mod:`cbir_utils.paper.experiments`) when the report is written. What is missing is named, with the command that makes it.
-Labels enter here, as everywhere, for the evaluation alone.
+Every number in it is read from the run (``metrics.json``, ``manifest.json``, codes, labels and what
+:mod:`cbir_utils.paper.experiments` measured) when the report is written. What is missing is named, with the command
+that makes it. Labels enter here, as everywhere, for the evaluation alone.
 """
 
 import ast
@@ -29,11 +29,11 @@ from pathlib import Path
 import numpy as np
 
 from cbir_utils import metrics
-from cbir_utils.methods import descriptors
-from cbir_utils.run import ArtifactError, atomic_path
 from cbir_utils.datasets import DatasetError
 from cbir_utils.index import Index
+from cbir_utils.methods import descriptors
 from cbir_utils.retrieval.retriever import run_data
+from cbir_utils.run import ArtifactError, atomic_path
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -11,11 +11,11 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
-from cbir_utils.methods import descriptors
-from cbir_utils.run import ArtifactError
 from cbir_utils.datasets import is_light, load_dataset
 from cbir_utils.index import Index
+from cbir_utils.methods import descriptors
 from cbir_utils.methods.manifold import DiffusionMap, fuse
+from cbir_utils.run import ArtifactError
 
 #: What each method needs besides its codes, best method first (by mAP on MNIST, README). A method without a
 #: network of its own uses another's.
@@ -239,9 +239,9 @@ def learn(run, data, *, epochs=None, rounds=5, neighbours=10, dimensions=47, edg
     -------
     training.ContrastiveHistory
     """
+    from cbir_utils.methods.contrastive import build_contrastive, fit_contrastive
     from cbir_utils.methods.views import Augmentation
-    from cbir_utils.models import build_contrastive
-    from cbir_utils.training import encode, fit_contrastive
+    from cbir_utils.training import encode
 
     images, queries, count = data.database.images, data.queries.images, len(data.database)
     neighbours, dimensions = min(neighbours, count - 1), min(dimensions, count - 2)

@@ -11,7 +11,8 @@ from pathlib import Path
 import faiss
 import numpy as np
 
-from cbir_utils.index import Hits, Index, IndexFileError, checked_codes, read_index, unit_length, write_index
+from cbir_utils.codes import checked_codes, unit_length
+from cbir_utils.index import Hits, Index, IndexFileError, read_index, write_index
 
 #: What FAISS calls the kinds.
 KINDS = {

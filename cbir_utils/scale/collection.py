@@ -27,7 +27,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cbir_utils.index import METRICS, Hits, checked_codes, unit_length
+from cbir_utils.codes import checked_codes, unit_length
+from cbir_utils.index import METRICS, Hits
 
 #: The distances that are offered; Milvus has no Manhattan distance.
 ENGINE_METRICS = ("euclidean", "cosine")

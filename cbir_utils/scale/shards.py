@@ -30,9 +30,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cbir_utils.run import ArtifactError, Run, atomic_path, sha256, write_json
 from cbir_utils.datasets import DatasetError, folder_kind, load_dataset, read_idx
 from cbir_utils.folders.files import UnreadableImageError, list_files, read_image, save_rejects
+from cbir_utils.run import ArtifactError, Run, atomic_path, sha256, write_json
 
 #: Of the shards and their manifest.
 FORMAT = 1

@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cbir_utils.methods import descriptors
-from cbir_utils.explorer import answers as explorer
-from cbir_utils.run import Run
 from cbir_utils.datasets import Split, load_dataset
-from cbir_utils.explorer.drawing import centre
+from cbir_utils.explorer import answers as explorer
 from cbir_utils.explorer.answers import Explorer, distance_to, drawing_to_image, map_codes, occlusion_map, open_explorer
+from cbir_utils.explorer.drawing import centre
 from cbir_utils.index import METRICS
+from cbir_utils.methods import descriptors
 from cbir_utils.retrieval.retriever import Retriever
+from cbir_utils.run import Run
 
 
 @pytest.fixture(scope="module")

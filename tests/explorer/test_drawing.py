@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from cbir_utils.datasets import load_dataset
-from cbir_utils.methods.descriptors import pixels
 from cbir_utils.explorer.drawing import centre
 from cbir_utils.index import Index
+from cbir_utils.methods.descriptors import pixels
 
 
 def test_a_bar_fills_the_box_and_stands_in_the_middle():

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from cbir_utils.methods.corruptions import CORRUPTIONS, corrupt, sweep
 from cbir_utils.datasets import load_dataset
+from cbir_utils.methods.corruptions import CORRUPTIONS, corrupt, sweep
 
 
 @pytest.fixture(scope="module")

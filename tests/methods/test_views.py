@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from cbir_utils.methods.views import Augmentation, _spline, _widest, sample
 from cbir_utils.datasets import load_dataset, scale
+from cbir_utils.methods.views import Augmentation, _spline, _widest, sample
 
 
 @pytest.fixture(scope="module")

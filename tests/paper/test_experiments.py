@@ -7,11 +7,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from cbir_utils.paper import experiments
-from cbir_utils.runner import cli as pipeline
-from cbir_utils.run import Run
 from cbir_utils.datasets import Dataset, Split, load_dataset
-from cbir_utils.training import ContrastiveHistory, History
+from cbir_utils.methods.contrastive import ContrastiveHistory
+from cbir_utils.paper import experiments
+from cbir_utils.run import Run
+from cbir_utils.runner import cli as pipeline
+from cbir_utils.training import History
 
 DIGITS = load_dataset("digits")
 

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 from cbir_utils import metrics
-from cbir_utils.methods import descriptors
-from cbir_utils.runner import cli as pipeline
-from cbir_utils.paper import report
-from cbir_utils.run import ArtifactError, Run
 from cbir_utils.datasets import load_dataset
 from cbir_utils.index import Index
+from cbir_utils.methods import descriptors
+from cbir_utils.paper import report
 from cbir_utils.paper.report import FAILS, HOLDS, IN_PART, UNKNOWN, Evidence, Figure, Table, Verdict
+from cbir_utils.run import ArtifactError, Run
+from cbir_utils.runner import cli as pipeline
 
 DIGITS = load_dataset("digits")
 CLAIMS = ("five hits", "pixels", "as printed", "days", "by retrieval", "without labels", "other kinds")

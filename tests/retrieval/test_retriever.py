@@ -6,13 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cbir_utils.methods import descriptors
-from cbir_utils.run import ArtifactError, Run
 from cbir_utils.datasets import Split, load_dataset
-from cbir_utils.methods.binary import IterativeQuantization
 from cbir_utils.index import Index
+from cbir_utils.methods import descriptors
+from cbir_utils.methods.binary import IterativeQuantization
+from cbir_utils.methods.contrastive import build_contrastive
 from cbir_utils.methods.manifold import DiffusionMap, fuse
-from cbir_utils.models import build_contrastive
 from cbir_utils.retrieval.retriever import (
     NEEDS,
     Retriever,
@@ -23,6 +22,7 @@ from cbir_utils.retrieval.retriever import (
     load_encoder,
     run_data,
 )
+from cbir_utils.run import ArtifactError, Run
 from cbir_utils.training import encode
 
 

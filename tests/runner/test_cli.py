@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from cbir_utils.paper import experiments, report
-from cbir_utils.runner import cli as pipeline
-from cbir_utils.run import ArtifactError, Run
 from cbir_utils.datasets import DatasetError, load_dataset, pack_folder
-from cbir_utils.runner.cli import UsageError
+from cbir_utils.paper import experiments, report
+from cbir_utils.run import ArtifactError, Run
+from cbir_utils.runner import cli as pipeline
+from cbir_utils.runner.notebooks import UsageError
 
 PARAMETERS = 'dataset = "digits"  # which\nresults = "../results"  # where\n'
 

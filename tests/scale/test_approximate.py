@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_limits
 
+from cbir_utils.index import FORMAT, Hits, Index, IndexFileError
 from cbir_utils.scale.approximate import (
     KINDS,
     ApproximateIndex,
@@ -22,7 +23,6 @@ from cbir_utils.scale.approximate import (
     load_index,
     make_index,
 )
-from cbir_utils.index import FORMAT, Hits, Index, IndexFileError
 
 N, D, Q = 2000, 16, 40
 

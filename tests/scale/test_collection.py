@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from contract import QUERIES, ROWS, Contract, EngineContract, assert_nearest
 
-from cbir_utils.scale.collection import CONNECT, FACTS, SEAL, Collection, EngineError
 from cbir_utils.index import Index
+from cbir_utils.scale.collection import CONNECT, FACTS, SEAL, Collection, EngineError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -228,6 +228,9 @@ def test_without_the_extra_its_name_is_given(monkeypatch, tmp_path):
 
 
 def test_importing_the_module_does_not_load_what_it_may_need():
-    code = "import sys, cbir_utils.scale.collection; print({'pymilvus', 'milvus_lite', 'grpc', 'tensorflow'} & set(sys.modules))"
+    code = (
+        "import sys, cbir_utils.scale.collection; "
+        "print({'pymilvus', 'milvus_lite', 'grpc', 'tensorflow'} & set(sys.modules))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout == "set()\n"

@@ -1,0 +1,132 @@
+"""The figures of notebooks 06 to 09."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.ticker import MaxNLocator
+
+from cbir_utils.plots import BLUE, CLASS_COLOURS, GREY, ORANGE, SKY
+
+
+def methods_ranked(ax, rows):
+    """Methods from the best mAP down, each a bar with its interval, P@5 as a diamond and its bytes per image."""
+    rows = sorted(rows, key=lambda row: row["mAP"])
+    for y, row in enumerate(rows):
+        trained = row.get("weights", 0) > 0
+        ax.barh(y, row["mAP"], color=BLUE if trained else GREY, hatch="" if trained else "//", alpha=0.75)
+        low, high = row["mAP_interval"]
+        ax.plot([low, high], [y, y], color="black", linewidth=3)
+        ax.plot([row["P@5"]], [y], "D", color=ORANGE, markersize=9)
+        ax.text(high + 0.012, y, f"{row['mAP']:.3f}", va="center", fontsize=11)
+    ax.set(yticks=range(len(rows)), yticklabels=[r["method"] for r in rows], xlim=(0, 1.02), xlabel="mean over queries")
+    ax.plot([], [], "D", color=ORANGE, label="P@5")
+    ax.bar([0], [0], color=BLUE, alpha=0.75, label="mAP, trained")
+    ax.bar([0], [0], color=GREY, hatch="//", alpha=0.75, label="mAP, not trained")
+    ax.legend(loc="upper center", bbox_to_anchor=(0.45, -0.12), ncols=3, fontsize=12)
+    ax.set_title(f"Best mAP: {rows[-1]['mAP']:.3f} ({rows[-1]['method']})")
+
+
+def reconstruction_against_retrieval(ax, rows):
+    """The reconstruction error of each method against its mAP."""
+    errors, quality = ([row[name] for row in rows] for name in ("reconstruction_error", "mAP"))
+    for row, x, y in zip(rows, errors, quality, strict=True):
+        ax.plot([x], [y], "X" if row["collapsed"] else "o", color=ORANGE if row["collapsed"] else BLUE, markersize=9)
+        ax.annotate(row["method"], (x, y), (6, 5), textcoords="offset points", fontsize=11)
+    ax.margins(x=0.2, y=0.15)
+    ax.set(xlabel="reconstruction error on queries (mean squared)", ylabel="mAP")
+    ax.set_title(f"Correlation over {len(rows)} kinds: {np.corrcoef(errors, quality)[0, 1]:+.2f}")
+
+
+def hard_queries_chart(curves, name, corruptions):
+    """How a metric falls as queries get worse: a panel per corruption, a line per method.
+
+    ``curves`` is ``{method: {kind: values}}``, ``name`` the metric's; ``corruptions`` tells strengths and unit of each.
+    """
+    figure, axes = plt.subplots(2, 4, figsize=(11.5, 5.4), sharey=True)
+    looks = list(zip(CLASS_COLOURS, ("-", "--", "-.", ":", "-"), "osD^v", strict=False))
+    for ax, (kind, corruption) in zip(axes.flat, corruptions.items(), strict=False):
+        for (method, values), (colour, line, marker) in zip(curves.items(), looks, strict=False):
+            ax.plot(corruption.strengths, values[kind], line, color=colour, marker=marker, markersize=5, label=method)
+        best = max(curves, key=lambda method: np.mean(curves[method][kind]))
+        ax.set_title(f"{kind}\nbest: {best} {np.mean(curves[best][kind]):.2f}", fontsize=12)
+        ax.set(xlabel=corruption.unit, ylim=(0, 1.03))
+    for line in axes:
+        line[0].set_ylabel(name)
+    axes.flat[-1].axis("off")
+    axes.flat[-1].legend(*axes.flat[0].get_legend_handles_labels(), loc="center", fontsize=13)
+    return figure
+
+
+def novelty_histogram(ax, scores, area):
+    """The novelty scores of several kinds of query, ``{name: scores}``, and the limit at 1; ``area`` is the AUROC."""
+    largest = max(np.max(values) for values in scores.values())
+    bins = np.linspace(0, min(largest, 6) * 1.02, 50)
+    for (name, values), colour, hatch in zip(scores.items(), (BLUE, ORANGE), ("", "//"), strict=False):
+        values = np.minimum(values, bins[-1])
+        ax.hist(values, bins, color=colour, hatch=hatch, alpha=0.6, density=True, label=name)
+    ax.axvline(1, color="black", linestyle=":")
+    ax.set(xlabel="novelty score (1: as far as the database's farthest hundredth)", ylabel="density")
+    ax.legend()
+    ax.set_title(f"AUROC {area:.3f} (0.5: no better than chance)")
+
+
+def guided_training(ax, history):
+    """The loss of each epoch, and the share of mutual hits at each retrieval."""
+    epochs = np.arange(1, len(history.loss) + 1)
+    ax.plot(epochs, history.loss, color=BLUE, marker="o", markersize=4)
+    ax.set(xlabel="epoch", ylabel="loss")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    shares = history.mutual_share
+    if shares:
+        twin = ax.twinx()
+        twin.plot(history.plain_epochs + np.arange(1, len(shares) + 1), 100 * np.array(shares), "s--", color=ORANGE)
+        twin.set_ylabel("mutual hits (%)", color=ORANGE)
+        twin.set_ylim(0, 100)
+        twin.spines["right"].set_visible(True)
+        ax.axvspan(
+            history.plain_epochs + 0.5,
+            max(len(epochs), history.plain_epochs + len(shares)) + 0.5,
+            color=SKY,
+            alpha=0.15,
+        )
+    ending = f"; mutual hits {100 * shares[0]:.1f} → {100 * shares[-1]:.1f} %" if shares else ""
+    ax.set_title(f"Loss {history.loss[0]:.2f} → {history.loss[-1]:.2f}{ending}")
+
+
+def eigenvalues(ax, values, time):
+    """The walk's eigenvalues, and what is left of them after ``time`` steps."""
+    at = np.arange(1, len(values) + 1)
+    ax.plot(at, values, "o-", color=BLUE, markersize=4, label="eigenvalue")
+    ax.plot(at, np.maximum(values, 0) ** time, "s--", color=ORANGE, markersize=4, label=f"after {time:.0f} steps")
+    half = int((np.maximum(values, 0) ** time > 0.5).sum())
+    ax.set(xlabel="eigenvector", ylim=(-0.03, 1.05))
+    ax.legend()
+    ax.set_title(f"After {time:.0f} steps {half} of {len(values)} directions keep more than half")
+
+
+def quantization(ax, losses):
+    """ITQ's loss by iteration for several code lengths, ``{bits: (loss without a rotation, losses)}``."""
+    for (bits, (unrotated, values)), style in zip(losses.items(), ("-", "--", "-."), strict=False):
+        ax.plot(np.arange(len(values)), np.array(values) / unrotated, style, label=f"{bits} bits")
+    ax.axhline(1, color="black", linestyle=":")
+    saved = max(1 - values[-1] / unrotated for unrotated, values in losses.values())
+    ax.set(xlabel="iteration", ylabel="loss, relative to no rotation")
+    ax.legend()
+    ax.set_title(f"Rotating saves up to {100 * saved:.0f} % of the quantisation loss")
+
+
+def bits_against_quality(ax, rows, published=()):
+    """mAP against bytes per image: a line per method; ``published`` are (name, bytes, mAP) from papers."""
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    for method, marker, style, colour in zip(
+        methods, "osD^v", ("-", "--", "-.", ":", "-"), CLASS_COLOURS, strict=False
+    ):
+        these = sorted((row["bytes_per_image"], row["mAP"]) for row in rows if row["method"] == method)
+        ax.plot(*zip(*these, strict=True), linestyle=style, marker=marker, color=colour, label=method)
+    for name, size, quality in published:
+        ax.plot([size], [quality], "x", color=GREY, markersize=9)
+        ax.annotate(name, (size, quality), (6, -4), textcoords="offset points", fontsize=10, color=GREY)
+    ax.set(xscale="log", ylim=(0, 1.03), xlabel="bytes per image", ylabel="mAP")
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.legend(fontsize=11)
+    binary = max((row for row in rows if row["bits"]), key=lambda row: row["mAP"])
+    ax.set_title(f"{binary['bits']} bits keep mAP {binary['mAP']:.3f} ({binary['method']})")

@@ -1,0 +1,44 @@
+"""The figures of notebook 11."""
+
+import numpy as np
+
+from cbir_utils.plots import CLASS_COLOURS, GREY
+
+
+def memory_by_kind(ax, sizes, needed, chosen, budget):
+    """Memory of each kind of index against the number of images, and which kind the rule chooses.
+
+    ``needed`` maps a kind to its bytes at each of ``sizes``; ``chosen`` names the kind at each size (``None``: none).
+    """
+    for (kind, bytes_), marker, style, colour in zip(
+        needed.items(), "osD^v", ("-", "--", "-.", ":", "-"), CLASS_COLOURS, strict=False
+    ):
+        gigabytes = np.asarray(bytes_) / 1e9
+        ax.plot(sizes, gigabytes, linestyle=style, color=colour, label=kind)
+        at = [place for place, name in enumerate(chosen) if name == kind]
+        ax.plot(np.asarray(sizes)[at], gigabytes[at], marker, color=colour, markersize=9)
+    ax.axhline(budget / 1e9, color=GREY, linestyle=":")
+    ax.annotate(
+        f"budget {budget / 1e9:.1f} GB", (sizes[0], budget / 1e9), (0, 5), textcoords="offset points", color=GREY
+    )
+    ax.set(xscale="log", yscale="log", xlabel="images", ylabel="memory, GB")
+    ax.legend(fontsize=11)
+    largest = max(size for size, name in zip(sizes, chosen, strict=True) if name is not None)
+    ax.set_title(f"In {budget / 1e9:.1f} GB: up to {largest:,.0f} images ({chosen[list(sizes).index(largest)]})")
+
+
+def recall_against_speed(ax, curves, k):
+    """Recall@k against queries per second: ``curves`` maps a name to ``[(recall, queries per second), ...]``."""
+    for (name, points), marker, style, colour in zip(
+        curves.items(), "osD^v", ("-", "--", "-.", ":", "-"), CLASS_COLOURS, strict=False
+    ):
+        recall, speed = zip(*points, strict=True)
+        ax.plot(recall, speed, marker=marker, linestyle=style, color=colour, label=name)
+    ax.set(yscale="log", xlabel=f"recall@{k}", ylabel="queries per second")
+    ax.legend(fontsize=11)
+    best = max(
+        ((speed, name, recall) for name, points in curves.items() for recall, speed in points if recall >= 0.95),
+        default=None,
+    )
+    if best:
+        ax.set_title(f"{best[1]}: {best[0]:,.0f} queries per second at recall {best[2]:.3f}")
