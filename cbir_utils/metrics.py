@@ -1,9 +1,9 @@
-"""How good a ranking is, from labels alone: precision@k, R-precision, average precision, and their intervals.
-
-Nothing here sees an image, a code or a distance: a ranking comes in as row ids, nearest first.
-"""
+"""How good a ranking is, judged by labels: precision@k, R-precision, average precision, and their intervals."""
 
 import numpy as np
+from scipy.stats import bootstrap
+
+from cbir_utils.index import Index
 
 #: The cut-offs k at which precision is reported.
 CUTOFFS = (1, 5, 10, 100)
@@ -88,29 +88,40 @@ def tied_average_precision(distances, relevant):
     return _share(np.nansum(added, axis=1), relevant.sum(axis=1))
 
 
-def bootstrap_interval(values, *, level=0.95, resamples=1000, seed=0):
-    """A percentile bootstrap interval for the mean of ``values (Q,)``: (low, high); NaN values are left out.
+def bootstrap_interval(values):
+    """The 95 % percentile bootstrap interval for the mean of ``values (Q,)``: (low, high); NaN values are left out.
 
-    Queries are drawn with replacement (Efron 1979): it says how much the mean would vary over other queries of
-    the same kind, not over other training runs.
+    Queries are drawn with replacement (Efron 1979): it says how much the mean would vary over other queries of the
+    same kind, not over other training runs.
     """
     values = np.asarray(values, dtype=np.float64)
     values = values[~np.isnan(values)]
-    if not len(values):
-        return float("nan"), float("nan")
-    rng = np.random.default_rng(seed)
-    means = [values[rng.integers(len(values), size=len(values))].mean() for _ in range(resamples)]
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    if len(values) < 2 or np.ptp(values) == 0:
+        return (float(values[0]),) * 2 if len(values) else (float("nan"),) * 2
+    found = bootstrap((values,), np.mean, n_resamples=1000, batch=100, method="percentile", rng=0)
+    return tuple(map(float, found.confidence_interval))
 
 
-def wilson_interval(count, total):
-    """The 95 % interval of a share of few trials: (low, high) of ``count`` in ``total`` (Wilson 1927)."""
-    z = 1.959964  # the normal distribution's 97.5 % point
-    share, weight = count / total, 1 + z**2 / total
-    half = z * (share * (1 - share) / total + z**2 / (4 * total**2)) ** 0.5
-    middle = share + z**2 / (2 * total)
-    return max(0.0, (middle - half) / weight), min(1.0, (middle + half) / weight)
+def evaluate(data, database, queries, distance="cosine"):
+    """Rank the database for every query, and measure every ranking.
+
+    Parameters
+    ----------
+    data : Dataset
+        With labels; where its queries are in the database, each is left out of its own ranking.
+    database, queries : ndarray
+        Codes ``(N, D)`` and ``(Q, D)`` float32, in the dataset's order; fewer queries are the first ones.
+    distance : {"cosine", "euclidean", "manhattan"}
+
+    Returns
+    -------
+    dict of str to ndarray
+        ``"P@1"``, ``"P@5"``, ``"P@10"``, ``"P@100"`` (as far as the rankings reach), ``"R-precision"`` and ``"AP"``,
+        each float64 ``(Q,)``.
+    """
+    own = None if data.own_rows is None else data.own_rows[: len(queries)]
+    rankings = Index(distance).add(database).rank(queries, exclude_self=own)
+    return per_query(rankings, data.queries.labels[: len(queries)], data.database.labels)
 
 
 def per_query(rankings, labels_queries, labels_database):
@@ -145,20 +156,18 @@ def per_query(rankings, labels_queries, labels_database):
     return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
 
 
-def summarize(trainings, *, n_database, first_seed, own_rows=None):
+def summarize(trainings, data, first_seed=0):
     """The means over queries and trainings, the 95 % interval of mAP and the protocol: a row of ``metrics.json``.
 
     Parameters
     ----------
     trainings : list of dict
-        What :func:`per_query` returns, one for each training; the interval is over queries, after taking each query's
+        What :func:`evaluate` returns, one for each training; the interval is over queries, after taking each query's
         mean over the trainings. Queries without a relevant image are left out of R-precision and mAP.
-    n_database : int
-        The number of images searched.
+    data : Dataset
+        What was searched.
     first_seed : int
         Of the first training; the others' follow it.
-    own_rows : ndarray, optional
-        ``Dataset.own_rows``: given where each query was left out of its own ranking.
     """
     values = {name: np.mean([training[name] for training in trainings], axis=0) for name in trainings[0]}
     row = {name: float(np.nanmean(v)) for name, v in values.items() if name != "AP"}
@@ -166,14 +175,13 @@ def summarize(trainings, *, n_database, first_seed, own_rows=None):
     row["mAP_interval"] = list(bootstrap_interval(values["AP"]))
     row["mAP_by_seed"] = [float(np.nanmean(training["AP"])) for training in trainings]
     row["seeds"] = seeds = list(range(first_seed, first_seed + len(trainings)))
-    if own_rows is None:
-        against = f"against a database of {n_database:,} images, fitted on the database only"
+    if data.own_rows is None:
+        against = f"against a database of {len(data.database):,} images, fitted on the database only"
     else:
-        against = f"each against the other {n_database - 1:,} images of the folder that it is in"
+        against = f"each against the other {len(data.database) - 1:,} images of the folder that it is in"
     row["protocol"] = (
-        f"{len(values['AP']):,} queries {against}, "
-        f"without labels; average precision over the full ranking; 95 % bootstrap interval over queries; "
-        f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}."
+        f"{len(values['AP']):,} queries {against}, without labels; average precision over the full ranking; "
+        f"95 % bootstrap interval over queries; seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}."
     )
     return row
 
@@ -184,26 +192,15 @@ def _share(part, whole):
 
 
 def results_table(rows):
-    """The rows of ``metrics.json`` as a Markdown table, columns aligned."""
-    header = [
-        "method",
-        "distance",
-        "P@1",
-        "P@5",
-        "P@100",
-        "R-precision",
-        "mAP [95 % interval]",
-        "seeds",
-        "training (s)",
-    ]
-    lines = [header]
+    """The rows of ``metrics.json`` as a Markdown table, columns aligned; a dash where a ranking is too short."""
+    names = ("P@1", "P@5", "P@100", "R-precision")
+    lines = []
     for row in rows:
-        low, high = row["mAP_interval"]
-        numbers = [f"{row[name]:.3f}" if name in row else "–" for name in ("P@1", "P@5", "P@100", "R-precision")]
+        numbers = [f"{row[name]:.3f}" if name in row else "–" for name in names]
+        quality = "{:.3f} [{:.3f}, {:.3f}]".format(row["mAP"], *row["mAP_interval"])
         seconds = f"{row['train_seconds']:.0f}" if row.get("train_seconds") else "–"
-        lines.append([row["method"], row["distance"], *numbers, f"{row['mAP']:.3f} [{low:.3f}, {high:.3f}]",
-                      str(len(row["seeds"])), seconds])  # fmt: skip
-    return _markdown(lines)
+        lines.append([row["method"], row["distance"], *numbers, quality, str(len(row["seeds"])), seconds])
+    return markdown_table(["method", "distance", *names, "mAP [95 % interval]", "seeds", "training (s)"], lines)
 
 
 def family_table(rows):
@@ -218,7 +215,7 @@ def family_table(rows):
                       f"{row['mAP']:.3f} [{low:.3f}, {high:.3f}]", f"{row['weights']:,}", f"{row['bytes_per_image']:,}",
                       f"{row['train_seconds']:.0f}", "–" if error is None else f"{error:.4f}",
                       f"{row['collapsed']} of {row['trainings']}" if row["weights"] else "–"])  # fmt: skip
-    return _markdown([header, *lines])
+    return markdown_table(header, lines)
 
 
 def binary_table(rows):
@@ -228,11 +225,17 @@ def binary_table(rows):
         these = {row["bits"]: row for row in rows if row["method"] == method}
         lines.append([method, *(f"{these[bits]['mAP']:.3f}" for bits in (16, 32, 64, 0)),
                       f"{these[0]['bytes_per_image']:,}"])  # fmt: skip
-    return _markdown(lines)
+    return markdown_table(lines[0], lines[1:])
 
 
-def _markdown(lines):
-    """A header and rows of texts as a Markdown table, columns aligned."""
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    lines = [lines[0], ["-" * width for width in widths], *lines[1:]]
-    return "\n".join("| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |" for line in lines)
+def markdown_table(header, lines):
+    """A header and lines of texts as a Markdown table, columns aligned.
+
+    >>> print(markdown_table(["method", "mAP"], [["pixels", ".436"]]))
+    | method | mAP  |
+    | ------ | ---- |
+    | pixels | .436 |
+    """
+    widths = [max(map(len, column)) for column in zip(header, *lines, strict=True)]
+    rows = [header, ["-" * width for width in widths], *lines]
+    return "\n".join("| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in rows)

@@ -1,150 +1,35 @@
-"""Where a run keeps things: atomic saves, checked loads, and the manifest that ties them together.
+"""Where a run keeps things: codes, models, figures and the table of results of one dataset.
 
-A run is one folder, ``results/<dataset>/``. A file in it appears whole or not at all, its SHA-256 is noted
-in ``manifest.json``, and loading checks that hash first. Nothing is ever unpickled.
+A run is one folder, ``results/<dataset>/``. Its files appear whole or not at all, and are checked when they are loaded.
 """
 
-import fcntl
-import hashlib
 import json
-import os
-import platform
-import shlex
-import sys
-import tempfile
-from contextlib import contextmanager
+from contextlib import ExitStack
 from datetime import UTC, datetime
-from importlib import metadata
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-import numpy as np
+from cbir_utils.store import (
+    ArtifactError,
+    Store,
+    atomic_path,
+    machine,
+    package_versions,
+    partial_path,
+    sha256,
+    write_json,
+    write_npy,
+)
 
-#: Which notebook writes everything in a method's folder, for the methods that one notebook makes from start to end.
-METHOD_MADE_BY = {
-    **dict.fromkeys(("undercomplete", "deep", "sparse", "contractive", "denoising", "variational"), "06"),
-    **dict.fromkeys(("pca", "hog"), "06"),
-    **dict.fromkeys(("contrastive", "joint", "manifold", "fused"), "08"),
-    "binary": "09",
-}
-
-#: Which notebook writes a file, by its name, or from which to which: so that an error can say how to make it anew.
-MADE_BY = {
-    "labels_database.npy": "01",
-    "labels_queries.npy": "01",
-    "encoder.keras": "02",
-    "autoencoder.keras": "02",
-    "history.json": "02",
-    "codes_database.npy": "03",
-    "codes_queries.npy": "03",
-    "index.faiss": "04",
-    "index.json": "04",
-    "metrics.json": "05-08",
-    "autoencoders.json": "06",
-    "hard_queries.json": "07",
-    "novelty.json": "07",
-    "binary_codes.json": "09",
-}
-
-#: The packages whose versions can change a result, noted in the manifest.
-PACKAGES = ("tensorflow", "keras", "numpy", "scipy", "scikit-learn", "faiss-cpu", "pillow", "matplotlib")
+__all__ = ["ArtifactError", "Run", "atomic_path", "machine", "package_versions", "sha256", "write_json"]
 
 
-class ArtifactError(RuntimeError):
-    """A run's file is missing, damaged or another's; the message names it and the command that makes it anew."""
-
-
-@contextmanager
-def atomic_path(path):
-    """Yield a temporary path beside ``path``; rename it to ``path`` if the block succeeds, delete it if not.
-
-    The temporary name keeps the ending of ``path`` (Keras and Matplotlib choose their format by it).
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, partial = tempfile.mkstemp(prefix=".partial-", suffix="-" + path.name, dir=path.parent)
-    os.close(handle)
-    try:
-        yield Path(partial)
-        umask = os.umask(0)  # mkstemp makes files that nobody else can read; give them the usual mode
-        os.umask(umask)
-        os.chmod(partial, 0o666 & ~umask)
-        os.replace(partial, path)
-    finally:
-        Path(partial).unlink(missing_ok=True)
-
-
-def sha256(path):
-    """The SHA-256 of a file's bytes, as 64 hexadecimal digits."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write_json(path, value):
-    """Write ``value`` to ``path`` as indented JSON, atomically."""
-    with atomic_path(path) as partial:
-        partial.write_text(json.dumps(value, indent=2) + "\n")
-
-
-class Run:
-    """The artifacts of one dataset's run, ``<results>/<dataset>/``.
-
-    Every ``name`` below is a path inside that folder, with forward slashes: ``"convolutional/encoder.keras"``.
-    """
+class Run(Store):
+    """The artifacts of one dataset's run, ``<results>/<dataset>/``."""
 
     def __init__(self, dataset, results="results"):
         self.dataset = str(dataset)
         self.results = Path(results)
-        self.folder = self.results / self.dataset
-
-    def path(self, name):
-        """Where the artifact ``name`` is kept."""
-        return self.folder / name
-
-    @property
-    def manifest(self):
-        """The manifest as a dict, empty before the first save."""
-        path = self.path("manifest.json")
-        if not path.exists():
-            return {}
-        try:
-            manifest = json.loads(path.read_text())
-        except ValueError:
-            manifest = None
-        if not isinstance(manifest, dict):
-            raise ArtifactError(f"{path} is not valid JSON; delete it and run {self._remedy('01', '05', {})}")
-        return manifest
-
-    def remedy_for(self, name):
-        """The shell command, between backquotes, that makes the artifact ``name`` anew, from any folder."""
-        path = PurePosixPath(name)
-        made_by = METHOD_MADE_BY.get(path.parts[0], MADE_BY.get(path.name, "01-05"))
-        return self._remedy(made_by[:2], made_by[-2:], self.manifest)
-
-    def _remedy(self, start, stop, manifest):
-        words = [sys.executable, "-m", "cbir_utils", "run", "--dataset", manifest.get("source", self.dataset)]
-        words += ["--size", str(manifest["size"])] if manifest.get("size") else []
-        words += ["--labels"] if manifest.get("labels") else []
-        words += ["--profile", manifest.get("profile", "workshop"), "--from", start, "--to", stop]
-        return f"`{shlex.join([*words, '--results', str(self.results.resolve())])}`"
-
-    # -- saving ---------------------------------------------------------------------------------------
-
-    @contextmanager
-    def writing(self, name):
-        """Yield a temporary path to write to; on success it becomes the artifact ``name`` and enters the manifest."""
-        with atomic_path(self.path(name)) as partial:
-            yield partial
-        self.record_files(name)
-
-    def save_array(self, name, array):
-        """Save a NumPy array as ``.npy``, without pickling."""
-        with self.writing(name) as partial, open(partial, "wb") as file:
-            np.save(file, np.asarray(array), allow_pickle=False)
-
-    def save_json(self, name, value):
-        """Save ``value`` as JSON."""
-        with self.writing(name) as partial:
-            partial.write_text(json.dumps(value, indent=2) + "\n")
+        super().__init__(self.results / self.dataset)
 
     def save_figure(self, figure, name):
         """Save a Matplotlib figure as ``figures/<name>.png`` and ``.pdf``; returns the PNG's path."""
@@ -156,116 +41,69 @@ class Run:
             figure.set_layout_engine("none")  # laid out by the first save: many axes take seconds each time
         return self.path(f"figures/{name}.png")
 
-    def record_files(self, *names):
-        """Note the SHA-256 and size of saved artifacts in the manifest."""
-        facts = {n: {"sha256": sha256(self.path(n)), "bytes": self.path(n).stat().st_size} for n in names}
-        self.record(files=facts)
+    def keep_model(self, method, model, history, **settings):
+        """Keep a trained ``Autoencoder``, its history, and the settings that it was trained with.
 
-    def record(self, **facts):
-        """Merge facts into the manifest: ``record(parameters={"02_train_autoencoder": {...}}, timings={...})``.
-
-        Dicts are merged key by key, everything else is replaced.
+        They become ``<method>/encoder.keras``, ``autoencoder.keras`` and ``history.json``, together.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with open(self.path(".manifest.lock"), "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # two notebooks may save at once
-            manifest = self.manifest
-            facts = {"dataset": self.dataset, "packages": package_versions(), "machine": machine(), **facts}
-            for key, value in facts.items():
-                if isinstance(value, dict):
-                    value = {**manifest.get(key, {}), **value}
-                manifest[key] = value
-            manifest["updated"] = datetime.now(UTC).isoformat(timespec="seconds")
-            write_json(self.path("manifest.json"), manifest)
+        names = [f"{method}/{name}" for name in ("encoder.keras", "autoencoder.keras", "history.json")]
+        with self.writing(*names) as (encoder, autoencoder, told):
+            model.encoder.save(encoder)
+            model.plain.save(autoencoder)
+            told.write_text(json.dumps({**vars(history), "settings": settings}, indent=2) + "\n")
 
-    # -- loading --------------------------------------------------------------------------------------
+    def keep(self, method, database, queries, *, encoder=None):
+        """Keep a method's codes, ``(N, D)`` and ``(Q, D)``, and note which encoder and data they come from.
 
-    def checked_path(self, name):
-        """The path of the artifact ``name``, after comparing the file with its hash in the manifest.
-
-        Raises :class:`ArtifactError`, with the command that makes it anew, if it is missing or differs.
+        ``encoder`` is the artifact that made them, ``None`` where nothing was trained.
         """
-        path = self.path(name)
-        if not path.is_file():
-            raise ArtifactError(f"{path} does not exist yet; make it with {self.remedy_for(name)}")
-        noted = self.manifest.get("files", {}).get(name)
-        if noted is None:
-            raise ArtifactError(f"{path} is not in the run's manifest; make it anew with {self.remedy_for(name)}")
-        if sha256(path) != noted["sha256"]:
-            raise ArtifactError(
-                f"{path} differs from its hash in the manifest (damaged or changed since it was written); "
-                f"make it anew with {self.remedy_for(name)}"
-            )
-        return path
+        names = [f"{method}/codes_{split}.npy" for split in ("database", "queries")]
+        with ExitStack() as stack:
+            partials = [stack.enter_context(partial_path(self.path(name))) for name in names]
+            for partial, codes in zip(partials, (database, queries), strict=True):
+                write_npy(partial, codes)
+            with self._locked():
+                origin = {**self._origin(encoder), "files": [sha256(partial) for partial in partials]}
+                self._publish(dict(zip(names, partials, strict=True)), codes={method: origin})
 
-    def load_array(self, name, shape=None, dtype=None):
-        """Load a ``.npy`` artifact after checking hash, shape and dtype.
+    def keep_index(self, method, index):
+        """Save an index of a method's codes, as ``<method>/index.faiss`` and ``index.json``."""
+        index.save(self.path(f"{method}/index.faiss"))
+        with self._locked():
+            self._note_files({name: self.path(name) for name in (f"{method}/index.faiss", f"{method}/index.json")})
 
-        ``shape`` may hold ``None`` where any length will do: ``(None, 128)``.
+    def score(self, method, trainings, data, *, distance, first_seed=0, **facts):
+        """Put a row into ``metrics.json``, and return it.
+
+        ``trainings`` is what ``metrics.evaluate`` returns, or a list of it, one for each training; the seeds of these
+        start at ``first_seed``. ``facts`` enter the row as they are (``train_seconds=12.3``).
         """
-        path = self.checked_path(name)
-        try:
-            with open(path, "rb") as file:
-                array = np.lib.format.read_array(file, allow_pickle=False)
-        except (ValueError, EOFError, OSError) as error:
-            raise ArtifactError(f"{path} is no .npy file; make it anew with {self.remedy_for(name)}") from error
-        if shape is not None:
-            fits = len(shape) == array.ndim and all(
-                want in (None, have) for want, have in zip(shape, array.shape, strict=True)
-            )
-            if not fits:
-                raise ArtifactError(
-                    f"{path} holds an array of shape {array.shape}, but {tuple(shape)} is needed; "
-                    f"make it anew with {self.remedy_for(name)}"
-                )
-        if dtype is not None and array.dtype != np.dtype(dtype):
-            raise ArtifactError(
-                f"{path} holds {array.dtype}, but {np.dtype(dtype)} is needed; "
-                f"make it anew with {self.remedy_for(name)}"
-            )
-        return array
+        from cbir_utils.metrics import summarize  # only here: a run knows nothing else of metrics
 
-    def load_json(self, name):
-        """Load a JSON artifact after checking its hash."""
-        path = self.checked_path(name)
-        try:
-            return json.loads(path.read_text())
-        except ValueError as error:
-            raise ArtifactError(f"{path} is not valid JSON; make it anew with {self.remedy_for(name)}") from error
+        trainings = [trainings] if isinstance(trainings, dict) else trainings
+        row = {"method": method, "distance": distance, **summarize(trainings, data, first_seed), **facts}
+        return self.add_rows("metrics.json", [row], ("method", "distance"))[0]
 
-    def same_data(self, content_hash):
-        """Make sure that the run's files come from these data; the first call notes the dataset's content hash."""
-        known = self.manifest.get("content_hash")
-        if known is None:
-            self.record(content_hash=content_hash)
-        elif known != content_hash:
-            raise ArtifactError(
-                f"{self.folder} was made from other data (hash {known[:12]}…, not {content_hash[:12]}…); "
-                f"start anew with {self._remedy('01', '05', self.manifest)}, or choose another results folder"
-            )
-
-    def save_codes(self, method, database, queries, *, encoder="encoder.keras"):
-        """Save a method's codes, ``(N, D)`` and ``(Q, D)`` float32, and note which encoder and data they come from.
-
-        ``encoder`` is the artifact that made them, in the method's folder or (``"contrastive/encoder.keras"``) in
-        another's; ``None`` for codes that nothing was trained for.
-        """
-        if encoder is not None and "/" not in encoder:
-            encoder = f"{method}/{encoder}"
-        self.save_array(f"{method}/codes_database.npy", database)
-        self.save_array(f"{method}/codes_queries.npy", queries)
-        self.record(codes={method: self._origin(encoder)})
+    def add_rows(self, name, rows, keys):
+        """Put rows, dated today, into the table ``name``; they replace those with the same ``keys``. Returns them."""
+        today = datetime.now(UTC).date().isoformat()
+        rows = [{**row, "measured": today} for row in rows]
+        with self._locked(), partial_path(self.path(name)) as partial:
+            known = self._known_rows(name, keys)
+            table = {tuple(row[key] for key in keys): row for row in [*known, *rows]}
+            partial.write_text(json.dumps(list(table.values()), indent=2) + "\n")
+            self._publish({name: partial})
+        return rows
 
     def load_codes(self, method):
         """A method's codes, database ``(N, D)`` and queries ``(Q, D)``; refused if another encoder made them."""
-        database = self.load_array(f"{method}/codes_database.npy", (None, None), "float32")
-        queries = self.load_array(f"{method}/codes_queries.npy", (None, database.shape[1]), "float32")
-        noted = self.manifest.get("codes", {}).get(method)
-        if noted is None or noted != self._origin(noted.get("encoder")):
-            raise ArtifactError(
-                f"the codes in {self.path(method)} come from another encoder or other data than the run has now; "
-                f"make them anew with {self.remedy_for(f'{method}/codes_database.npy')}"
-            )
+        names = [f"{method}/codes_{split}.npy" for split in ("database", "queries")]
+        database = self.load_array(names[0], (None, None), "float32")
+        queries = self.load_array(names[1], (None, database.shape[1]), "float32")
+        noted = self.manifest.get("codes", {}).get(method, {})
+        now = {**self._origin(noted.get("encoder")), "files": [self.file_hash(name) for name in names]}
+        if noted != now:
+            raise self._error(names[0], "comes from another encoder or other data than the run has now")
         return database, queries
 
     def _origin(self, encoder):
@@ -275,64 +113,39 @@ class Run:
             "content_hash": self.manifest.get("content_hash"),
         }
 
-    def file_hash(self, name):
-        """The SHA-256 of the artifact ``name``, after checking that the file still has it."""
-        self.checked_path(name)
-        return self.manifest["files"][name]["sha256"]
+    def same_data(self, content_hash):
+        """Make sure that the run's files come from these data; the first call notes the dataset's content hash."""
+        known = self.manifest.get("content_hash")
+        if known is None:
+            self.record(content_hash=content_hash)
+        elif known != content_hash:
+            raise ArtifactError(
+                f"{self.folder} was made from other data (hash {known[:12]}…, not {content_hash[:12]}…); start anew "
+                f"with {self.command('01', '05')}, or choose another folder with --results"
+            )
 
-    # -- the table of results ---------------------------------------------------------------------------
+    def belongs_to(self, source, content_hash):
+        """Note the dataset's name, or folder, and its content hash: what was made from other data counts no more.
 
-    def add_metrics(self, rows):
-        """Put rows, dated today, into ``metrics.json``: they replace those of the same method and distance.
-
-        A table that is damaged is begun anew, as if there were none: the notebooks that wrote it make it anew.
+        Another folder of the same name, with other images, is refused.
         """
-        rows = [{**row, "measured": datetime.now(UTC).date().isoformat()} for row in rows]
+        source = str(Path(source).resolve()) if Path(source).is_dir() else str(source)
+        known = self.manifest
+        noted, same_content = known.get("source", source), known.get("content_hash") == content_hash
+        if noted != source and not same_content:
+            raise ArtifactError(
+                f"{self.folder} belongs to {noted}, and {source} holds other images; choose another folder with "
+                "--results"
+            )
+        moved = same_content and not Path(noted).exists()
+        self.record(source=source if moved else noted, content_hash=content_hash)
+
+    def _known_rows(self, name, keys):
+        """The rows of a table, whatever its hash: rows are kept as long as they can be read."""
+        if not self.path(name).exists():
+            return []
         try:
-            known = self.load_json("metrics.json")
-        except ArtifactError:
-            known = []
-        table = {(row["method"], row["distance"]): row for row in [*known, *rows]}
-        self.save_json("metrics.json", list(table.values()))
-
-    # -- one run at a time --------------------------------------------------------------------------------
-
-    @contextmanager
-    def exclusive(self):
-        """Hold this results folder for one run; raises :class:`ArtifactError` at once if another run holds it.
-
-        The lock belongs to the process and goes with it, however it ends.
-        """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.path(".run.lock")
-        with open(path, "a+") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                lock.seek(0)
-                raise ArtifactError(
-                    f"another run (process {lock.read().strip() or 'unknown'}) is writing to {self.folder}; "
-                    "wait for it to end, or choose another folder with --results"
-                ) from None
-            lock.truncate(0)
-            lock.write(str(os.getpid()))
-            lock.flush()
-            for left in self.folder.rglob(".partial-*"):  # of a process that was killed in the middle of a save
-                left.unlink()
-            yield
-
-
-def package_versions():
-    """The installed versions of the packages that can change a result; ``None`` for one that is missing."""
-    versions = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            versions[name] = None
-    return versions
-
-
-def machine():
-    """What the run is made on: system, processor architecture and number of cores."""
-    return {"system": platform.system(), "architecture": platform.machine(), "cores": os.cpu_count()}
+            rows = json.loads(self.path(name).read_text())
+            return [row for row in rows if [row[key] for key in keys]]
+        except (ValueError, TypeError, KeyError) as error:
+            raise ArtifactError(f"{self.path(name)} is damaged; delete it and run {self.remedy(name)}") from error

@@ -24,7 +24,20 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 README = (ROOT / "README.md").read_text()
 
 #: Which rooms each room may import besides itself; ``runner`` imports all and nobody imports it.
-CORE = {"codes", "datasets", "exercises", "index", "metrics", "models", "plots", "primer", "run", "training"}
+CORE = {
+    "chapters",
+    "codes",
+    "datasets",
+    "exercises",
+    "index",
+    "metrics",
+    "models",
+    "plots",
+    "primer",
+    "run",
+    "store",
+    "training",
+}
 MAY_IMPORT = {
     "methods": {"core"},
     "folders": {"core"},
