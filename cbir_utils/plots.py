@@ -1,4 +1,6 @@
-"""Every figure of the notebooks. A function takes ``ax`` or returns a Figure; none calls ``show``.
+"""The figures of notebooks 01 to 05, and what all figures share.
+
+A function takes ``ax`` or returns a Figure; none calls ``show``.
 
 Images are ``(H, W, C)`` or ``(H, W)``, uint8 in 0–255 or float in [0, 1]. What is right or wrong is told by a word
 and a line style beside the colour.
@@ -9,9 +11,8 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.offsetbox import AnnotationBbox, OffsetImage
-from matplotlib.patches import FancyArrowPatch
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
+from scipy.stats import mannwhitneyu
 
 BLUE, ORANGE, GREEN, PINK, SKY, YELLOW = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00"
 GREY = "#767676"
@@ -88,8 +89,8 @@ def pixel_redundancy(ax, shares):
     ax.plot(np.arange(1, len(total) + 1), 100 * total)
     ax.axhline(90, color=GREY, linestyle=":")
     ax.plot([needed], [90], "o", color=ORANGE, markersize=10)
-    ax.annotate(f"{needed} directions: 90 %", (needed, 90), (needed * 1.8, 62), fontsize=14,
-                arrowprops={"arrowstyle": "->", "color": ORANGE})  # fmt: skip
+    arrow = {"arrowstyle": "->", "color": ORANGE}
+    ax.annotate(f"{needed} directions: 90 %", (needed, 90), (needed * 1.8, 62), fontsize=14, arrowprops=arrow)
     ax.set(xscale="log", ylim=(0, 102), xlabel="principal directions kept", ylabel="variance kept (%)")
     ax.set_title(f"{needed} of {len(shares)} directions hold 90 % of the pixels' variance")
 
@@ -107,8 +108,8 @@ def loss_curves(ax, history):
     ax.set(xlabel="epoch", ylabel="loss")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.legend()
-    ax.set_title(f"Held-out loss {history.best_loss:.3f} (epoch {history.best_epoch}); constant image "
-                 f"{history.constant_loss:.3f}")  # fmt: skip
+    best, constant = f"{history.best_loss:.3f} (epoch {history.best_epoch})", f"{history.constant_loss:.3f}"
+    ax.set_title(f"Held-out loss {best}; constant image {constant}")
 
 
 def collapse(histories):
@@ -121,8 +122,8 @@ def collapse(histories):
     for ax, (title, runs) in zip(axes[0], histories.items(), strict=True):
         for run in runs:
             ratio = np.array(run.held_out_loss) / run.constant_loss
-            dead = run.collapsed
-            ax.plot(np.arange(1, len(ratio) + 1), ratio, "--" if dead else "-", color=ORANGE if dead else BLUE)
+            look = {"color": ORANGE, "linestyle": "--"} if run.collapsed else {"color": BLUE}
+            ax.plot(np.arange(1, len(ratio) + 1), ratio, **look)
         ax.axhline(1, color="black", linestyle=":", linewidth=1.5)
         ax.set_title(f"{title}\n{sum(r.collapsed for r in runs)} of {len(runs)} seeds collapsed")
         ax.set(xlabel="epoch", yscale="log")
@@ -145,9 +146,8 @@ def reconstructions(images, codes, decoded):
         show_image(axes[0, column], image)
         show_code(axes[1, column], code, np.abs(codes).max())
         show_image(axes[2, column], output)
-    for ax, text in zip(
-        axes[:, 0], ("input\nx", f"code\nE(x)\n{codes.shape[1]}\nnumbers", "output\nD(E(x))"), strict=True
-    ):
+    names = ("input\nx", f"code\nE(x)\n{codes.shape[1]}\nnumbers", "output\nD(E(x))")
+    for ax, text in zip(axes[:, 0], names, strict=True):
         ax.set_ylabel(text, rotation=0, ha="right", va="center", fontsize=13)
     figure.suptitle(f"Input, code, reconstruction: mean squared error {error:.4f} per pixel", fontweight="bold")
     return figure
@@ -196,7 +196,8 @@ def codes_on_three_axes(points, labels, class_names, shares):
 def interpolation(rows, titles, ends):
     """Strips that lead from one image to another; ``rows`` are lists of images, ``ends`` the two images themselves."""
     count = len(rows[0])
-    figure, axes = plt.subplots(len(rows), count + 2, figsize=(1.15 * (count + 2) + 1.3, 1.45 * len(rows) + 0.6))
+    size = (1.15 * (count + 2) + 1.3, 1.45 * len(rows) + 0.6)
+    figure, axes = plt.subplots(len(rows), count + 2, figsize=size, squeeze=False)
     for row, (images, title) in enumerate(zip(rows, titles, strict=True)):
         for column, image in enumerate([ends[0], *images, ends[1]]):
             text = {0: "from", count + 1: "to"}.get(column, "") if row == 0 else ""
@@ -208,14 +209,11 @@ def interpolation(rows, titles, ends):
 def distance_distributions(ax, within, between):
     """Histograms of distances between images of one class and of two; the title states how often they mislead.
 
-    The number is the chance that a random pair of one class is farther apart than a random pair of two classes
-    (1 - AUROC): 0 is perfect, 0.5 is no information.
+    The number is the chance that a random pair of one class is farther apart than a random pair of two classes, ties
+    counted as one half (1 - AUROC): 0 is perfect, 0.5 is no information.
     """
-    pairs = np.concatenate([within, between])
-    ranks = np.argsort(np.argsort(pairs, kind="stable")) + 1.0
-    n, m = len(within), len(between)
-    misled = (ranks[:n].sum() - n * (n + 1) / 2) / (n * m)
-    bins = np.linspace(0, pairs.max(), 60)
+    misled = mannwhitneyu(within, between).statistic / (len(within) * len(between))
+    bins = np.linspace(0, max(np.max(within), np.max(between)) or 1, 60)
     ax.hist(within, bins, density=True, color=BLUE, alpha=0.55, label="same class")
     ax.hist(between, bins, density=True, histtype="step", color=ORANGE, linewidth=2.5, label="two classes")
     ax.set(xlabel="distance between two codes", ylabel="density", yticks=[])
@@ -269,120 +267,20 @@ def several_queries(queries, images, distances, relevant, names):
 
 
 def metrics_chart(ax, rows):
-    """A bar for each metric and row of ``metrics.json``, with the number on it; mAP with its interval."""
-    names = ("P@1", "P@5", "P@10", "R-precision", "mAP")
-    hatches = ("", "//", "..", "xx", "\\\\", "oo")
-    height = 0.8 / len(rows)
-    for i, row in enumerate(rows):
-        at = np.arange(len(names)) + i * height
-        values = [row[name] for name in names]
-        colour = CLASS_COLOURS[i % len(CLASS_COLOURS)]
-        label = f"{row['method']}, {row['distance']}"
-        ax.barh(at, values, height * 0.92, color=colour, alpha=0.75, hatch=hatches[i % len(hatches)], label=label)
-        low, high = row["mAP_interval"]
-        for y, name, value in zip(at, names, values, strict=True):
-            ax.text((high if name == "mAP" else value) + 0.008, y, f"{value:.3f}", va="center", fontsize=10)
-        ax.plot([low, high], [at[names.index("mAP")]] * 2, color="black", linewidth=3)
-    ax.set(
-        yticks=np.arange(len(names)) + 0.4 - height / 2, yticklabels=names, xlim=(0, 1.09), xlabel="mean over queries"
-    )
-    ax.invert_yaxis()
-    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=2, fontsize=11)
-    best = max(rows, key=lambda row: row["mAP"])
+    """A line for each row of ``metrics.json``, best mAP on top: dots for P@1, P@5 and mAP, and mAP's interval."""
+    rows = sorted(rows, key=lambda row: row["mAP"])
+    at = np.arange(len(rows))
+    ax.hlines(at, 0, 1, color=GREY, linewidth=0.6, linestyle=":")
+    for name, mark, colour in (("P@1", "^", GREEN), ("P@5", "s", ORANGE), ("mAP", "o", BLUE)):
+        ax.plot([row.get(name, np.nan) for row in rows], at, mark, color=colour, markersize=9, label=name)
+    ax.hlines(at, *np.transpose([row["mAP_interval"] for row in rows]), color="black", linewidth=3)
+    for y, row in zip(at, rows, strict=True):
+        ax.text(row["mAP"], y + 0.16, f"{row['mAP']:.3f}", ha="center", va="bottom", fontsize=11)
+    ax.set_yticks(at, [f"{row['method']}, {row['distance']}" for row in rows])
+    ax.set(ylim=(-0.5, len(rows) - 0.3), xlim=(0, 1.03), xlabel="mean over queries")
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=3)
+    best = rows[-1]
     ax.set_title(f"Best mAP: {best['mAP']:.3f} ({best['method']}, {best['distance']})")
-
-
-# -- how it works (paper, figures 1 and 5) ------------------------------------------------------------------------
-
-
-def _arrow(ax, start, end):
-    ax.add_patch(FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=22, color="black", linewidth=2))
-
-
-def _box(ax, x, y, text, colour):
-    ax.text(x, y, text, ha="center", va="center", fontsize=13, bbox={"boxstyle": "round,pad=.5", "fc": "white",
-            "ec": colour, "lw": 2.5})  # fmt: skip
-
-
-def _place(ax, picture, x, y, size, **imshow):
-    """Put a small picture on a drawing, centred at (x, y), ``size`` pixels high, framed."""
-    picture = np.asarray(picture)
-    image = OffsetImage(picture, zoom=size / picture.shape[0], interpolation="nearest", **imshow)
-    ax.add_artist(AnnotationBbox(image, (x, y), pad=0.12))
-
-
-def _code_strip(code):
-    """A part of a code as a picture of 16 × 2 cells, its numbers taken at even steps."""
-    return np.asarray(code)[np.linspace(0, len(code) - 1, 32).astype(int)].reshape(16, 2)
-
-
-def retrieval_steps(database, codes, query, query_code, hits, distances):
-    """The steps of indexing and of querying (paper, figure 1), with real images, codes and distances.
-
-    Four ``database`` images with their ``codes``, the ``query`` with its code, five ``hits`` with ``distances``; codes
-    less the mean code.
-    """
-    figure, ax = plt.subplots(figsize=(11, 5.2))
-    ax.set(xlim=(0, 13), ylim=(0.2, 6.2))
-    ax.axis("off")
-    limit = max(np.abs(codes).max(), np.abs(query_code).max())
-    code_range = {"cmap": "PuOr", "norm": plt.Normalize(-limit, limit)}
-    ax.text(0.1, 5.95, "Indexing, once", fontsize=16, fontweight="bold", va="top")
-    for i in range(4):
-        _place(ax, np.squeeze(database[i]), 0.75 + 0.8 * i, 4.5, 48, cmap="gray")
-        _place(ax, _code_strip(codes[i]), 7.0 + 0.45 * i, 4.5, 84, **code_range)
-    _arrow(ax, (3.7, 4.5), (4.5, 4.5))
-    _box(ax, 5.3, 4.5, "encoder", BLUE)
-    _arrow(ax, (6.1, 4.5), (6.75, 4.5))
-    _arrow(ax, (8.65, 4.5), (9.9, 4.5))
-    _box(ax, 11.1, 4.5, "index: all codes\nof the database", GREEN)
-    ax.text(1.95, 3.75, "database images", ha="center", fontsize=12)
-    ax.text(7.7, 3.45, "their codes", ha="center", fontsize=12)
-    ax.text(0.1, 2.95, "Querying", fontsize=16, fontweight="bold", va="top")
-    _place(ax, np.squeeze(query), 0.85, 1.6, 66, cmap="gray")
-    _arrow(ax, (1.5, 1.6), (2.1, 1.6))
-    _box(ax, 2.85, 1.6, "encoder", BLUE)
-    _arrow(ax, (3.6, 1.6), (4.2, 1.6))
-    _place(ax, _code_strip(query_code), 4.5, 1.6, 84, **code_range)
-    _arrow(ax, (4.8, 1.6), (5.35, 1.6))
-    _box(ax, 6.6, 1.6, "nearest codes\nby distance", GREEN)
-    _arrow(ax, (11.1, 3.85), (6.9, 2.3))
-    _arrow(ax, (7.85, 1.6), (8.4, 1.6))
-    for i, (hit, distance) in enumerate(zip(hits, distances, strict=True)):
-        _place(ax, np.squeeze(hit), 8.85 + 0.87 * i, 1.6, 52, cmap="gray")
-        ax.text(8.85 + 0.87 * i, 0.85, f"{distance:.2f}", ha="center", fontsize=12)
-    ax.text(0.85, 0.75, "query", ha="center", fontsize=12)
-    ax.text(4.5, 0.5, "its code", ha="center", fontsize=12)
-    ax.text(10.6, 0.4, "hits, with their distances", ha="center", fontsize=12)
-    ax.set_title(f"From query to hits: the nearest of the database is at distance {distances[0]:.2f}")
-    return figure
-
-
-def ranked_codes(query, query_code, images, codes, distances, ranks):
-    """How the query's code is compared with the database's (paper, figure 5): rows from the nearest to the farthest.
-
-    Codes less the mean code; one image, code, distance and rank per row below the query's.
-    """
-    figure, axes = plt.subplots(len(ranks) + 1, 3, figsize=(10.5, 0.86 * (len(ranks) + 1) + 0.7),
-                                width_ratios=(1, 5, 6), sharey=False)  # fmt: skip
-    limit = max(np.abs(codes).max(), np.abs(query_code).max())
-    for row, (image, code) in enumerate(zip([query, *images], [query_code, *codes], strict=True)):
-        show_image(axes[row, 0], image)
-        axes[row, 1].imshow(np.reshape(code, (1, -1)), cmap="PuOr", vmin=-limit, vmax=limit, aspect="auto")
-        axes[row, 1].set(xticks=[], yticks=[])
-        label = "query" if row == 0 else f"rank {ranks[row - 1]:,}"
-        axes[row, 0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=12)
-        axes[row, 2].axis("off")
-        if row:
-            length = distances[row - 1]
-            axes[row, 2].barh([0], [length], 0.6, color=SKY, edgecolor="black")
-            axes[row, 2].text(length + 0.01 * max(distances), 0, f"{length:.2f}", va="center", fontsize=13)
-            axes[row, 2].set(xlim=(0, 1.15 * max(distances)), ylim=(-0.6, 0.6))
-    axes[0, 1].set_title("code", fontsize=13)
-    axes[0, 2].set_title("distance to the query's code", fontsize=13)
-    ratio = distances[-1] / distances[0] if distances[0] > 0 else np.inf
-    figure.suptitle(f"Ranked by distance: the last image is {ratio:.1f} times as far as the first", fontweight="bold")
-    return figure
 
 
 # -- comparing methods ----------------------------------------------------------------------------------------------
@@ -401,6 +299,3 @@ def strips(rows, titles, captions=None):
     for ax, text in zip(axes[0], captions or [""] * columns, strict=True):
         ax.set_title(text, fontsize=11, fontweight="normal")
     return figure
-
-
-# -- search at scale --------------------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ CORE = {
     "chapters",
     "codes",
     "datasets",
+    "diagrams",
     "exercises",
     "index",
     "metrics",
@@ -55,7 +56,7 @@ ONLY_IN = {
     "ray": {"scale.shards"},
     "pyarrow": {"scale.shards"},
     "pymilvus": {"scale.collection"},
-    "matplotlib": {"plots", "primer", "methods.plots", "scale.plots", "explorer.plots", "explorer.answers"},
+    "matplotlib": {"diagrams", "plots", "primer", "methods.plots", "scale.plots", "explorer.plots", "explorer.answers"},
     "ipywidgets": {"explorer.answers"},
     "anywidget": {"explorer.answers"},
     "papermill": {"runner.notebooks"},
@@ -101,7 +102,9 @@ def imported(path):
     return names
 
 
-MODULES = sorted(path for path in (ROOT / "cbir_utils").rglob("*.py") if path.name not in ("__init__.py", "__main__.py"))
+MODULES = sorted(
+    path for path in (ROOT / "cbir_utils").rglob("*.py") if path.name not in ("__init__.py", "__main__.py")
+)
 
 
 def name_of(path):
