@@ -41,8 +41,6 @@ def test_hard_queries_have_a_panel_per_corruption_and_a_line_per_method():
     values = {kind: np.linspace(1, 0.5, len(c.strengths)) for kind, c in CORRUPTIONS.items()}
     curves = {"good": values, "bad": {k: v / 2 for k, v in values.items()}}
     figure = plots.hard_queries_chart(curves, "P@5", CORRUPTIONS)
-        {"good": values, "bad": {k: v / 2 for k, v in values.items()}}, "P@5", CORRUPTIONS
-    )
     panels = [ax for ax in figure.axes if ax.lines]
     assert [ax.get_title().split("\n")[0] for ax in panels] == list(CORRUPTIONS)
     assert all(len(ax.lines) == 2 and ax.get_title().endswith("best: good 0.75") for ax in panels)
