@@ -2,11 +2,15 @@
 
 import numpy as np
 from scipy.stats import bootstrap
+from tqdm.auto import tqdm
 
 from cbir_utils.index import Index
 
 #: The cut-offs k at which precision is reported.
 CUTOFFS = (1, 5, 10, 100)
+
+#: Queries ranked at a time: all rankings of MNIST at once would fill 4.8 GB.
+BLOCK = 64
 
 
 def relevance(ids, labels_queries, labels_database):
@@ -120,7 +124,8 @@ def evaluate(data, database, queries, distance="cosine"):
         each float64 ``(Q,)``.
     """
     own = None if data.own_rows is None else data.own_rows[: len(queries)]
-    rankings = Index(distance).add(database).rank(queries, exclude_self=own)
+    rankings = Index(distance).add(database).rank(queries, exclude_self=own, block=BLOCK)
+    rankings = tqdm(rankings, f"ranking by {distance} distance", -(-len(queries) // BLOCK), leave=False, delay=2)
     return per_query(rankings, data.queries.labels[: len(queries)], data.database.labels)
 
 
