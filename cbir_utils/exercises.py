@@ -30,6 +30,12 @@ def check(answer, is_right, hint):
     ------
     NotYet
         If there is no answer (or ``None``), it is not right, or of a kind that ``is_right`` fails with.
+
+    Examples
+    --------
+    >>> answer_0_1 = 4
+    >>> check(lambda: answer_0_1, lambda answer: answer == 2 + 2, "count on your fingers")
+    right
     """
     try:
         given = answer()

@@ -14,12 +14,20 @@ BLOCK = 64
 
 
 def relevance(ids, labels_queries, labels_database):
-    """Which hits are relevant, that is, of their query's class: ids ``(Q, K)`` → bool ``(Q, K)``."""
+    """Which hits are relevant, that is, of their query's class: ids ``(Q, K)`` → bool ``(Q, K)``.
+
+    >>> relevance([[2, 0]], labels_queries=[7], labels_database=[5, 5, 7])
+    array([[ True, False]])
+    """
     return np.asarray(labels_database)[ids] == np.asarray(labels_queries)[:, None]
 
 
 def precision_at_k(relevant, k):
-    """The share of relevant images among the first ``k``: bool ``(Q, K)`` → float64 ``(Q,)`` in [0, 1]."""
+    """The share of relevant images among the first ``k``: bool ``(Q, K)`` → float64 ``(Q,)`` in [0, 1].
+
+    >>> precision_at_k([[True, False, True, True]], k=2)
+    array([0.5])
+    """
     relevant = np.asarray(relevant, dtype=bool)
     if not 1 <= k <= relevant.shape[1]:
         raise ValueError(f"precision@{k} needs rankings of {k} or more images, not {relevant.shape[1]}")
@@ -42,6 +50,9 @@ def average_precision(relevant):
 
     ``AP = (1/R) Σ precision@r`` over the ranks ``r`` of the R relevant images (Manning, Raghavan and Schütze 2008,
     Introduction to Information Retrieval, section 8.4). A query without a relevant image gives NaN.
+
+    >>> average_precision([[True, False, False, True]])  # (1/1 + 2/4) / 2
+    array([0.75])
     """
     relevant = np.asarray(relevant, dtype=bool)
     totals = relevant.sum(axis=1)
