@@ -1,7 +1,6 @@
-"""Exercises in the notebooks: checks that say right or not yet, and the participants' copies without solutions.
+"""What lessons need besides their subject: exercises that check themselves, and an end where labels are missing.
 
-The committed notebooks hold each exercise as three cells: the task (Markdown), a cell tagged ``solution``, and a cell
-tagged ``check``. What participants get is derived from them: ``python -m cbir_utils workshop``.
+A notebook holds each exercise as three cells: the task (Markdown), a cell tagged ``solution``, and one tagged ``check``.
 """
 
 
