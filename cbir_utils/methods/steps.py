@@ -1,0 +1,93 @@
+"""From images to fused codes in small steps: notebook 08 shows what lies between them, ``learn`` takes them at once.
+
+Codes come in pairs here: the database's ``(N, D)`` and the queries' ``(Q, D)``, float32.
+"""
+
+import time
+
+import sklearn.decomposition  # noqa: F401  imported here so that no timed step imports it first
+
+from cbir_utils.methods.contrastive import build_contrastive, fit_contrastive
+from cbir_utils.methods.descriptors import Projection, oriented_gradients
+from cbir_utils.methods.manifold import fuse
+from cbir_utils.methods.views import Augmentation
+from cbir_utils.training import encode
+
+#: The artifact that all codes here come from.
+ENCODER = "contrastive/encoder.keras"
+
+#: How many numbers of HOG stand beside the network's codes, and with which weight.
+EDGE_NUMBERS, EDGE_WEIGHT = 64, 0.3
+
+
+def timed(call):
+    """Call ``call()``: what it returns, and the seconds that it took."""
+    start = time.perf_counter()
+    result = call()
+    return result, time.perf_counter() - start
+
+
+def train_contrastive(data, *, seed=0, **settings):
+    """Train a new network on the database: ``(Autoencoder, ContrastiveHistory)``.
+
+    ``settings`` are those of :func:`fit_contrastive`, such as ``epochs`` and ``rounds``.
+    """
+    images = data.database.images
+    model = build_contrastive(images.shape[1:], seed=seed)
+    augment = Augmentation(seed, light=data.light)
+    return model, fit_contrastive(model, images, augment=augment, seed=seed, **settings)
+
+
+def encode_both(encoder, data):
+    """The network's codes of database and queries."""
+    return encode(encoder, data.database.images), encode(encoder, data.queries.images)
+
+
+def fit_edges(data, seed=0):
+    """The leading principal directions of the database's HOG: a :class:`Projection` to 64 numbers."""
+    return Projection.fit(oriented_gradients(data.database.images), EDGE_NUMBERS, seed=seed)
+
+
+def join(images, codes, edges, weight=EDGE_WEIGHT):
+    """The joint codes of images: the network's ``codes (N, D)`` beside their edges, which have a smaller weight."""
+    return fuse(codes, edges(oriented_gradients(images)), weight)
+
+
+def join_both(data, codes, edges, weight=EDGE_WEIGHT):
+    """The joint codes of database and queries."""
+    return join(data.database.images, codes[0], edges, weight), join(data.queries.images, codes[1], edges, weight)
+
+
+def map_both(manifold, joint, data):
+    """The codes that a fitted :class:`DiffusionMap` gives database and queries; a query never sees itself."""
+    return manifold.codes, manifold.embed(joint[1], exclude_self=data.own_rows)
+
+
+def fuse_both(mapped, joint):
+    """The map's codes beside the joint ones, for database and queries."""
+    return fuse(mapped[0], joint[0]), fuse(mapped[1], joint[1])
+
+
+# -- keeping what the steps made -----------------------------------------------------------------------------------
+
+
+def keep_contrastive(run, model, history, codes, **settings):
+    """Keep the network, how it was trained, and its codes."""
+    run.keep_model("contrastive", model, history, **settings)
+    run.keep("contrastive", *codes, encoder=ENCODER)
+
+
+def keep_joint(run, edges, joint, weight=EDGE_WEIGHT):
+    """Keep the directions of the edges, their weight (in the manifest), and the joint codes."""
+    with run.writing("joint/edges.npz") as path:
+        edges.save(path)
+    run.record(edge_weight=weight)
+    run.keep("joint", *joint, encoder=ENCODER)
+
+
+def keep_map(run, manifold, mapped, fused):
+    """Keep the diffusion map, its codes, and the fused ones."""
+    with run.writing("manifold/diffusion_map.npz") as path:
+        manifold.save(path)
+    run.keep("manifold", *mapped, encoder=ENCODER)
+    run.keep("fused", *fused, encoder=ENCODER)
