@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from cbir_utils.datasets import load_dataset, pack_folder
-from cbir_utils.folders.files import read_folder
+from cbir_utils.folders.folder import read_folder
 
 SEED, PER_FOLDER = 0, 1_000
 

@@ -24,7 +24,7 @@ import pytest
 from PIL import Image
 
 from cbir_utils.datasets import DatasetError, load_dataset
-from cbir_utils.folders.files import read_folder
+from cbir_utils.folders.folder import read_folder
 from cbir_utils.models import keras
 from cbir_utils.run import sha256
 from cbir_utils.scale import shards as scale

@@ -1,0 +1,284 @@
+"""A folder of images: the files in it, their pixels, their dataset, and a packed copy that opens at once."""
+
+import csv
+import hashlib
+import io
+import json
+import os
+import stat
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from cbir_utils.datasets import Dataset, DatasetError, Split, dataset_name
+from cbir_utils.folders.files import image_or_reason, silence
+from cbir_utils.run import atomic_path, sha256, write_json
+
+#: Of a folder with more images than this, so many are the queries.
+MAX_QUERIES = 10_000
+
+#: Files decoded at once: it bounds the memory of reading a folder.
+CHUNK = 256
+
+#: How many files are looked at to tell whether a folder is in colour.
+COLOUR_SAMPLE = 200
+
+#: Side of the square that images are fitted to by default: the paper's for grey, CIFAR's for colour.
+GREY_SIZE, COLOUR_SIZE = 28, 32
+
+
+class ImageFolder(NamedTuple):
+    """The readable images of a folder, ``(N, H, W, C)`` uint8, their ids (relative paths), and the rejects.
+
+    ``rejects`` holds a pair ``(id, reason)`` for each file that could not be read. Both are sorted by id.
+    """
+
+    images: np.ndarray
+    ids: tuple[str, ...]
+    rejects: tuple[tuple[str, str], ...]
+
+
+def list_files(folder):
+    """The files in a folder and its subfolders, in an order that does not depend on the file system.
+
+    Hidden names (that begin with a dot) are skipped. A link counts if it leads to a file in the folder; links to
+    folders are rejected, so that no circle is walked and no file is met twice.
+
+    Returns ``(ids, rejects)``: the files' relative paths with forward slashes, sorted as plain strings, and the pairs
+    ``(id, reason)`` of what cannot be opened as a file. Raises :class:`DatasetError` if ``folder`` is not one.
+    """
+    root = os.path.realpath(folder)
+    ids, rejects, pending = [], [], [""]
+    while pending:
+        inside = pending.pop()
+        try:
+            with os.scandir(os.path.join(root, inside)) as entries:
+                entries = [entry for entry in entries if not entry.name.startswith(".")]
+        except OSError as error:
+            if not inside:
+                raise DatasetError(f"{folder} is not a folder that can be read ({error.strerror})") from error
+            rejects.append((inside.rstrip("/"), f"it cannot be read ({error.strerror})"))
+            continue
+        for entry in entries:
+            name = inside + entry.name
+            if entry.is_dir(follow_symlinks=False):
+                pending.append(name + "/")
+            elif reason := _why_not_opened(entry, root):
+                rejects.append((name, reason))
+            else:
+                ids.append(name)
+    return tuple(sorted(ids)), tuple(sorted(rejects))
+
+
+def _why_not_opened(entry, root):
+    """Why an entry of a folder, itself no folder, is not opened; ``None`` for a file."""
+    try:
+        mode = entry.stat().st_mode  # of what a link leads to
+    except OSError as error:
+        return "a link that leads nowhere" if entry.is_symlink() else f"it cannot be read ({error.strerror})"
+    if entry.is_symlink():
+        if not os.path.join(os.path.realpath(entry.path), "").startswith(os.path.join(root, "")):
+            return "a link that leaves the folder"
+        if stat.S_ISDIR(mode):
+            return "a link to a folder; its files are read where they lie"
+    return None if stat.S_ISREG(mode) else "not a file"
+
+
+def read_folder(folder, *, size=None, channels=None, path=None):
+    """Read all images in a folder and its subfolders, each fitted to a square by ``read_image``.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Where the images are; see :func:`list_files` for which files count.
+    size : int, optional
+        Side of the squares; 28 for grey and 32 for colour images by default.
+    channels : int, optional
+        1 for grey, 3 for colour. By default 3 if one of up to 200 files, evenly spread over the sorted list, is in
+        colour: if at 32×32 the channels of more than 1 % of its pixels lie more than 16 levels apart. So neither the
+        noise of a grey JPEG nor a speck counts as colour.
+    path : str or Path, optional
+        A ``.npy`` file to write the images to, one by one; they come back memory-mapped, read-only. By default they
+        are kept in memory.
+
+    Returns
+    -------
+    ImageFolder
+        Images ``(N, size, size, channels)`` uint8, in the order of their ids.
+
+    Raises
+    ------
+    DatasetError
+        If none of the files is a readable image.
+    """
+    names, rejects = list_files(folder)
+    ids, rejects = [], list(rejects)
+    with silence(), ThreadPoolExecutor(os.cpu_count()) as pool:
+        if channels is None:
+            channels = 3 if _in_colour(folder, names, pool) else 1
+        size = size or (GREY_SIZE if channels == 1 else COLOUR_SIZE)
+        shape = (size, size, channels)
+        with nullcontext(io.BytesIO()) if path is None else open(path, "wb") as file:
+            _write_header(file, 0, shape)
+            start, results = file.tell(), _results(folder, names, shape, pool)
+            for name, result in tqdm(results, "reading images", len(names), leave=False, delay=1):
+                if isinstance(result, str):
+                    rejects.append((name, result))
+                else:
+                    file.write(result.data)
+                    ids.append(name)
+            file.seek(0)
+            _write_header(file, len(ids), shape)  # NumPy leaves room in it for the count to grow
+    rejects = tuple(sorted(rejects))
+    if not ids:
+        reasons = Counter(reason for _, reason in rejects).most_common(1)
+        most = "".join(f" (of {count:,} the reason is: {reason})" for reason, count in reasons)
+        raise DatasetError(f"none of the {len(rejects):,} files in {folder} is a readable image{most}")
+    if path is None:
+        images = np.frombuffer(file.getbuffer(), np.uint8, offset=start).reshape(-1, *shape)
+    else:
+        images = np.load(path, mmap_mode="r", allow_pickle=False)
+    return ImageFolder(images, tuple(ids), rejects)
+
+
+def _write_header(file, count, shape):
+    """Begin a ``.npy`` file of ``count`` images."""
+    form = {"descr": "|u1", "fortran_order": False, "shape": (count, *shape)}
+    np.lib.format.write_array_header_1_0(file, form)
+
+
+def _results(folder, names, shape, pool):
+    """Yield each file's name with its image, or with the reason (a text) why it has none, in order."""
+    for start in range(0, len(names), CHUNK):
+        chunk = names[start : start + CHUNK]
+        yield from zip(chunk, pool.map(lambda name: image_or_reason(Path(folder, name), shape), chunk), strict=True)
+
+
+def _in_colour(folder, names, pool):
+    """Whether one of some files, evenly spread over ``names``, is in colour, as :func:`read_folder` states it."""
+    rows = np.linspace(0, len(names) - 1, min(len(names), COLOUR_SAMPLE)).round().astype(int)
+    sample = _results(folder, [names[row] for row in rows], (32, 32, 3), pool)
+    return any((np.ptp(image, axis=-1) > 16).mean() > 0.01 for _, image in sample if not isinstance(image, str))
+
+
+def save_rejects(path, rejects):
+    """Write pairs ``(id, reason)`` as a CSV file with the columns ``file`` and ``reason``."""
+    # A file name need not be valid UTF-8; what is not is written as \udc… rather than not at all.
+    with open(path, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("file", "reason"))
+        writer.writerows(rejects)
+
+
+def folder_dataset(folder, *, size=None, labels=False, path=None):
+    """The dataset of a folder of images, as :func:`~cbir_utils.datasets.load_dataset` describes it.
+
+    The other parameters are those of :func:`read_folder`. Raises :class:`DatasetError` if the folder holds fewer than
+    two readable images, or has the name of a dataset.
+    """
+    name = dataset_name(folder)
+    images, ids, rejects = read_folder(folder, size=size, path=path)
+    if len(ids) < 2:
+        raise DatasetError(f"{folder} holds one readable image ({ids[0]}), and a search needs two or more; add some")
+    digest = hashlib.sha256(f"{images.dtype}{images.shape}".encode())
+    for start in range(0, len(images), 1000):  # memory-mapped images are read piece by piece
+        digest.update(np.ascontiguousarray(images[start : start + 1000]).data)
+    digest.update(b"\0".join(map(os.fsencode, ids)))  # no file name holds a zero byte
+    return _dataset(name, images, ids, rejects, labels, digest.hexdigest())
+
+
+def _dataset(name, images, ids, rejects, labelled, content_hash):
+    """A folder's images as a dataset: the first ``MAX_QUERIES`` by the SHA-256 of their ids are the queries."""
+    class_names, labels = (), None
+    if labelled:
+        class_names, labels = np.unique([str(PurePosixPath(i).parent) for i in ids], return_inverse=True)
+    database = queries = Split(images, labels)
+    rows = np.arange(len(ids))
+    if len(ids) > MAX_QUERIES:
+        by_hash = sorted(rows, key=lambda row: hashlib.sha256(os.fsencode(ids[row])).digest())
+        rows = np.sort(by_hash[:MAX_QUERIES])
+        queries = Split(images[rows], labels[rows] if labelled else None)
+    return Dataset(name, database, queries, tuple(map(str, class_names)), content_hash, ids, rows, rejects)
+
+
+def pack_folder(folder, target, *, size=None, labels=False):
+    """Read a folder of images once and keep them in ``target``, which :func:`load_dataset` opens at once.
+
+    ``target`` gets ``images.npy``, ``(N, H, W, C)`` uint8, and ``dataset.json`` with the rest of the dataset. Nothing
+    is read again where both are there, made with the same ``size`` and ``labels`` from files of the same names, sizes
+    and times of change.
+
+    Parameters
+    ----------
+    folder, size, labels
+        As for :func:`~cbir_utils.datasets.load_dataset`.
+    target : str or Path
+        The folder to keep them in. It is made if need be, and must not lie in ``folder``.
+
+    Returns
+    -------
+    Dataset
+        That of ``load_dataset(folder, size=size, labels=labels)``, with the images memory-mapped, read-only.
+
+    Raises
+    ------
+    DatasetError
+        As from :func:`~cbir_utils.datasets.load_dataset`, and if ``target`` holds other images, of another folder.
+    """
+    folder, target = Path(folder), Path(target)
+    made_from = {
+        "name": dataset_name(folder),
+        "source": str(folder.resolve()),
+        "size": size,
+        "labelled": labels,
+        "signature": _signature(folder),
+    }
+    try:
+        known = json.loads((target / "dataset.json").read_text())
+        if made_from.items() <= known.items():
+            return load_packed(target)
+    except (OSError, ValueError, AttributeError):  # missing or damaged: it is made anew
+        known = {}
+    target.mkdir(parents=True, exist_ok=True)
+    with atomic_path(target / "images.npy") as partial:
+        dataset = folder_dataset(folder, size=size, labels=labels, path=partial)
+        other = known.get("source", made_from["source"])
+        if other != made_from["source"] and known.get("content_hash") != dataset.content_hash:
+            raise DatasetError(f"{target} holds the images of {other}, not of {folder}; choose another with --results")
+    note = {"content_hash": dataset.content_hash, "ids": dataset.ids, "rejects": dataset.rejects}
+    write_json(target / "dataset.json", {**made_from, **note, "sha256": sha256(target / "images.npy")})
+    return dataset
+
+
+def load_packed(target):
+    """The dataset that :func:`pack_folder` left in ``target``, its images memory-mapped, read-only."""
+    path = Path(target) / "images.npy"
+    try:
+        note = json.loads((Path(target) / "dataset.json").read_text())
+        ids, rejects = tuple(note["ids"]), tuple((name, reason) for name, reason in note["rejects"])
+        if sha256(path) != note["sha256"]:
+            raise ValueError("images.npy differs from its hash in dataset.json")
+        images = np.load(path, mmap_mode="r", allow_pickle=False)
+        if (len(images), images.ndim, images.dtype) != (len(ids), 4, np.uint8):
+            raise ValueError("images.npy holds other images than dataset.json says")
+        return _dataset(note["name"], images, ids, rejects, note["labelled"], note["content_hash"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DatasetError(f"{target}: its packed images are damaged ({error}); pack the folder again") from error
+
+
+def _signature(folder):
+    """SHA-256 over the names, sizes and times of change of a folder's files; no file is opened."""
+    ids, rejects = list_files(folder)
+    digest = hashlib.sha256(os.fsencode(repr(rejects)))
+    for name in ids:
+        try:
+            facts = os.stat(folder / name)
+            digest.update(os.fsencode(f"{name}\0{facts.st_size}\0{facts.st_mtime_ns}\0"))
+        except OSError:  # removed since it was listed: reading will tell
+            digest.update(os.fsencode(f"{name}\0"))
+    return digest.hexdigest()
