@@ -5,28 +5,35 @@ Keras 3, backend-neutral: nothing here knows TensorFlow from JAX or PyTorch.
 
 import logging
 import os
+import subprocess
+import sys
 from contextlib import contextmanager
 from typing import NamedTuple
 
 
 @contextmanager
-def _quiet():
-    """Silence file descriptor 2: TensorFlow writes notes there on import, before its logging can be set up.
+def _notes_held_back():
+    """Hold back what TensorFlow writes to file descriptor 2 when it is imported: that there is no GPU, and the like.
 
-    They say that there is no GPU, and fill the first cell of a notebook. Python's exceptions still come through.
+    No setting silences these notes. Another process holds them, so that they still appear if the import fails or kills
+    this process.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # the same for its later notes; set it to 0 to read them
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # for TensorFlow's later notes; set it to 0 to read them
+    hold = [sys.executable, "-ISc", "import sys; sys.stderr.buffer.write(sys.stdin.buffer.read())"]
+    holder = subprocess.Popen(hold, stdin=subprocess.PIPE, start_new_session=True)
     saved = os.dup(2)
-    with open(os.devnull, "wb") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
+    os.dup2(holder.stdin.fileno(), 2)
+    holder.stdin.close()
     try:
         yield
+        holder.kill()
     finally:
         os.dup2(saved, 2)
         os.close(saved)
+        holder.wait()
 
 
-with _quiet():
+with _notes_held_back():
     import keras
     from keras import layers
 
@@ -43,7 +50,7 @@ class Autoencoder(NamedTuple):
 
     @property
     def plain(self):
-        """``decoder(encoder(x))`` without what only training needs, so that any Keras program can load it."""
+        """``decoder(encoder(x))`` without what only training needs, so that any Keras program loads it."""
         image = keras.Input(self.encoder.input_shape[1:], name="image")
         return keras.Model(image, self.decoder(self.encoder(image)), name="autoencoder")
 
@@ -68,6 +75,9 @@ def build_convolutional(input_shape=(28, 28, 1), *, seed=0):
     Autoencoder
         The models ``encoder`` (images → codes ``(N, D)``), ``decoder`` (codes → images in [0, 1]) and
         ``autoencoder``.
+
+    >>> build_convolutional((28, 28, 1)).encoder.output_shape
+    (None, 128)
     """
     height, width, channels = input_shape
     as_listed = height % 8 == 4 and width % 8 == 4
@@ -95,6 +105,3 @@ def build_convolutional(input_shape=(28, 28, 1), *, seed=0):
         x = layers.Cropping2D(((0, x.shape[1] - height), (0, x.shape[2] - width)))(x)
     decoder = keras.Model(code, x, name="decoder")
     return Autoencoder(encoder, decoder, keras.Model(image, decoder(encoder(image)), name="autoencoder"))
-
-
-# -- the family: the kinds that the paper's section III lists ---------------------------------------------------------

@@ -1,39 +1,45 @@
 """Training without labels: fitting an autoencoder, noticing its collapse, saving, loading and encoding."""
 
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
+from tqdm.auto import tqdm
 
 from cbir_utils.datasets import scale
-from cbir_utils.models import keras  # imported there, quietly
+from cbir_utils.models import keras  # imported there, without TensorFlow's notes
 
 #: Reconstruction losses by name: how far the output is from the input, averaged over pixels and images.
-LOSSES = {
-    "binary_crossentropy": keras.losses.BinaryCrossentropy,
-    "mse": keras.losses.MeanSquaredError,
-}
+LOSSES = {"binary_crossentropy": keras.losses.BinaryCrossentropy, "mse": keras.losses.MeanSquaredError}
+
+#: Images that a network takes at once outside training.
+BLOCK = 512
 
 
 class CollapsedAutoencoderError(RuntimeError):
     """The autoencoder reconstructs held-out images no better than the best constant image does.
 
-    Its output then hardly depends on its input, so its codes need not either. Has ``loss`` (the autoencoder's),
-    ``constant_loss`` (the best constant image's) and ``history``.
+    Its output then hardly depends on its input, and its codes may not either.
     """
 
     def __init__(self, loss, constant_loss, history):
         self.loss, self.constant_loss, self.history = loss, constant_loss, history
         super().__init__(
-            f"the autoencoder has collapsed: its loss on held-out images is {loss:.4f}, and showing one and the same "
-            f"image (the mean) for each gives {constant_loss:.4f}. Train with loss='binary_crossentropy', "
-            "start from another seed, or, if the loss was still falling, train for more epochs"
+            f"the autoencoder has collapsed: its loss on held-out images is {loss:.4f}, and showing the mean image for "
+            f"each gives {constant_loss:.4f}. Train with loss='binary_crossentropy', start from another seed, or, if "
+            "the loss was still falling, train for more epochs"
         )
 
 
 @dataclass
 class History:
-    """What happened while training: one entry per epoch, and how it ended."""
+    """What happened in :func:`fit`: one entry per epoch, and how it ended.
+
+    >>> history = History(loss=[0.4, 0.3], held_out_loss=[0.4, 0.35], best_epoch=2, constant_loss=0.36)
+    >>> history.best_loss, history.collapsed
+    (0.35, False)
+    """
 
     loss: list[float] = field(default_factory=list)  #: mean over the epoch's batches, with any penalties
     held_out_loss: list[float] = field(default_factory=list)  #: the reconstruction's alone
@@ -63,106 +69,67 @@ def fit(
     loss="binary_crossentropy",
     learning_rate=1e-3,
     patience=5,
-    held_out=0.1,
     seed=0,
     check_collapse=True,
     verbose=True,
 ):
     """Train an autoencoder to reproduce its input (Adam, as in the paper), and keep its best weights.
 
-    A part of ``images`` is held out; its loss decides which epoch's weights are kept and when to stop. Ctrl-C
-    ends the training early and keeps the best weights so far. The same seed, images and machine give the same
-    weights.
+    A tenth of ``images`` is held out; its loss decides which epoch's weights are kept and when to stop. Ctrl-C ends the
+    training early. The same seed, images and machine give the same weights.
 
     Parameters
     ----------
-    autoencoder : keras.Model
-        Trained in place.
-    images : ndarray
-        ``(N, H, W, C)`` uint8: the database, never the queries. No labels.
-    epochs, batch_size : int
-        At most so many passes, in batches of so many images.
+    autoencoder, images : keras.Model, ndarray
+        Trained in place; ``(N, H, W, C)`` uint8, the database, never the queries. No labels.
+    epochs, batch_size, learning_rate : int, int, float
+        At most this many passes over the images, in batches of this many; Adam's step size.
     min_steps : int
-        Where few images make fewer steps (batches) of this than so many, epochs and patience are multiplied by the
-        smallest whole number that makes them as many.
+        Where few images make fewer steps (batches) than this, epochs and patience are multiplied until they are enough.
     loss : {"binary_crossentropy", "mse"}
         ``"mse"`` is what the paper prints; with it, networks collapse (on MNIST nearly all, notebook 02).
-    learning_rate : float
-        Adam's step size.
-    patience : int
-        Stop after so many epochs in a row without a better held-out loss.
-    held_out : float
-        The share of ``images`` held out, between 0 and 1.
-    seed : int
-        Of the held-out choice and the order of the batches.
-    check_collapse : bool
-        Raise at the end if the autoencoder has collapsed.
-    verbose : bool
-        Print a line per epoch.
+    patience, seed : int
+        Stop after this many epochs without a better held-out loss; seed of the held-out choice and of the batches.
+    check_collapse, verbose : bool
+        Raise at the end if the autoencoder has collapsed; show progress.
 
-    Returns
-    -------
-    History
-
-    Raises
-    ------
-    CollapsedAutoencoderError
-        If the held-out loss is no lower than that of the best constant image (the mean of the training part,
-        which minimises both losses there).
-    FloatingPointError
-        If the loss becomes NaN or infinite; names the epoch.
-    ValueError
-        For images of the wrong form, or arguments out of range.
+    Returns a :class:`History`. Raises :class:`CollapsedAutoencoderError` if the held-out loss is no lower than that of
+    the best constant image (the mean, which minimises both losses), FloatingPointError if the loss becomes NaN or
+    infinite, ValueError for images of the wrong form or arguments out of range.
     """
     images = check_images(images, autoencoder.input_shape[1:])
     if loss not in LOSSES:
         raise ValueError(f"there is no loss {loss!r}; choose one of {', '.join(LOSSES)}")
     if epochs < 1 or batch_size < 1 or patience < 1:
         raise ValueError(f"epochs, batch_size and patience must be 1 or more: {epochs}, {batch_size}, {patience}")
-    if not 0 < held_out < 1 or len(images) < 2:
-        raise ValueError(f"cannot hold out {held_out} of {len(images)} images; two or more are needed")
-
+    if len(images) < 2:
+        raise ValueError("one image is too few: a part of the images is held out")
     rng = np.random.default_rng(seed)
-    order = rng.permutation(len(images))
-    n_held_out = min(max(1, round(held_out * len(images))), len(images) - 1)
-    held, train = images[np.sort(order[:n_held_out])], images[np.sort(order[n_held_out:])]
-
-    steps = epochs * max(1, len(train) // batch_size)
-    longer = max(1, -(-min_steps // steps))  # rounded up
+    held, train = _split(images, rng)
+    batch_size = min(batch_size, len(train))
+    longer = max(1, -(-min_steps // (epochs * (len(train) // batch_size))))  # rounded up
     epochs, patience = longer * epochs, longer * patience
 
-    history = History(constant_loss=_constant_loss(loss, train, held))
-    best_weights = None
+    measure, mean = LOSSES[loss](), scale(train.mean(axis=0))
+    history = History(constant_loss=_mean_loss(measure, held, lambda batch: np.broadcast_to(mean, batch.shape)))
     optimizer = keras.optimizers.Adam(learning_rate)
     optimizer.build(autoencoder.trainable_variables)  # else TensorFlow traces the first step twice
     # Without XLA: compiling takes longer than it saves in a training this short.
-    autoencoder.compile(optimizer, LOSSES[loss](), jit_compile=False)
-    try:
+    autoencoder.compile(optimizer, measure, jit_compile=False)
+    best_weights = None
+    with progress(epochs, history, verbose) as bar:
         for epoch in range(1, epochs + 1):
             start = time.perf_counter()
-            history.loss.append(_train_epoch(autoencoder, train, batch_size, rng))
-            history.held_out_loss.append(_held_out_loss(autoencoder, LOSSES[loss](), held))
+            order = rng.permutation(len(train))
+            train_epoch(autoencoder, history, order, batch_size, lambda rows: [scale(train[rows])] * 2)
+            history.held_out_loss.append(_mean_loss(measure, held, autoencoder.predict_on_batch))
             history.seconds.append(time.perf_counter() - start)
-            if not np.isfinite(history.loss[-1]):
-                raise FloatingPointError(
-                    f"training diverged: the loss is {history.loss[-1]} in epoch {epoch}; "
-                    "use a lower learning rate, or look for broken images"
-                )
             if history.held_out_loss[-1] < history.best_loss:
-                history.best_epoch = epoch
-                best_weights = autoencoder.get_weights()
-            if verbose:
-                print(
-                    f"epoch {epoch:>3}/{epochs}   loss {history.loss[-1]:.4f}   "
-                    f"held-out {history.held_out_loss[-1]:.4f}   {history.seconds[-1]:.1f} s",
-                    flush=True,
-                )
+                history.best_epoch, best_weights = epoch, autoencoder.get_weights()
+            bar.set_postfix(loss=f"{history.loss[-1]:.4f}", held_out=f"{history.held_out_loss[-1]:.4f}")
+            bar.update()
             if epoch - history.best_epoch >= patience:
                 break
-    except KeyboardInterrupt:
-        history.interrupted = True
-        if verbose:
-            print(f"stopped by hand after {len(history.seconds)} epochs; the best weights so far are kept", flush=True)
     if best_weights is not None:
         autoencoder.set_weights(best_weights)
     if check_collapse and history.collapsed and not history.interrupted:
@@ -170,42 +137,47 @@ def fit(
     return history
 
 
-def _train_epoch(autoencoder, images, batch_size, rng):
-    """One pass over ``images`` in a new random order; the mean loss of its batches.
+@contextmanager
+def progress(epochs, history, verbose):
+    """A progress bar over at most ``epochs``, and a line at the end. Ctrl-C ends the block and is noted."""
+    with tqdm(total=epochs, desc="training", unit="epoch", leave=False, disable=not verbose) as bar:
+        try:
+            yield bar
+        except KeyboardInterrupt:
+            history.interrupted = True
+    if verbose:
+        how = "stopped by hand" if history.interrupted else "trained"
+        print(f"{how} after {len(history.seconds)} epochs, {sum(history.seconds):.0f} s")
 
-    The images left over after the last full batch wait for another epoch's order. A plain loop, because on two
-    cores Keras's own ``fit`` took more than twice as long for epochs of a second.
+
+def train_epoch(model, history, order, batch_size, batch_of):
+    """One pass over rows in this order: full batches ``batch_of(rows)``; the mean of their losses enters the history.
+
+    A plain loop, because on two cores Keras's own ``fit`` took more than twice as long for epochs of a second.
     """
-    batch_size = min(batch_size, len(images))
-    order = rng.permutation(len(images))
     losses = []
-    for start in range(0, len(images) - batch_size + 1, batch_size):
-        batch = scale(images[order[start : start + batch_size]])
-        losses.append(float(autoencoder.train_on_batch(batch, batch)))
-    return float(np.mean(losses))
+    for start in range(0, len(order) - batch_size + 1, batch_size):
+        model.reset_metrics()  # Keras before 3.X returned the mean of all losses since the last reset
+        losses.append(float(model.train_on_batch(*batch_of(order[start : start + batch_size]))))
+    history.loss.append(float(np.mean(losses)))
+    if not np.isfinite(history.loss[-1]):
+        told = f"the loss is {history.loss[-1]} in epoch {len(history.loss)}"
+        raise FloatingPointError(f"training diverged: {told}; use a lower learning rate, or look for broken images")
 
 
-def _held_out_loss(autoencoder, loss, images, batch_size=512):
-    """The mean reconstruction loss over ``images``, without the penalties that some autoencoders add in training."""
+def _split(images, rng):
+    """A tenth of the images, one at least, and the rest, each in the order of the images."""
+    order, count = rng.permutation(len(images)), max(1, round(0.1 * len(images)))
+    return images[np.sort(order[:count])], images[np.sort(order[count:])]
+
+
+def _mean_loss(measure, images, rebuild):
+    """The mean reconstruction loss over ``images``, without penalties, which act in training only."""
     total = 0.0
-    for start in range(0, len(images), batch_size):
-        batch = scale(images[start : start + batch_size])
-        total += float(loss(batch, autoencoder.predict_on_batch(batch))) * len(batch)
+    for start in range(0, len(images), BLOCK):
+        batch = scale(images[start : start + BLOCK])
+        total += float(measure(batch, rebuild(batch))) * len(batch)
     return total / len(images)
-
-
-def _constant_loss(loss, train, held):
-    """The held-out loss of the best image that does not depend on the input: the mean of ``train``."""
-    mean = scale(train.mean(axis=0))
-    total = 0.0
-    for start in range(0, len(held), 1024):
-        batch = scale(held[start : start + 1024])
-        constant = np.broadcast_to(mean, batch.shape)
-        total += float(LOSSES[loss]()(batch, constant)) * len(batch)
-    return total / len(held)
-
-
-# -- contrastive training, guided by retrieval ----------------------------------------------------------------------
 
 
 def check_images(images, input_shape=None):
@@ -218,30 +190,28 @@ def check_images(images, input_shape=None):
     return images
 
 
-def _in_batches(model, rows, prepare, batch_size):
-    """Apply a model to ``rows`` batch by batch; float32."""
-    parts = []
-    for start in range(0, len(rows), batch_size):
-        parts.append(model.predict_on_batch(prepare(rows[start : start + batch_size])))
-    return np.concatenate(parts).astype(np.float32, copy=False)
+def _in_blocks(model, rows, prepare):
+    """Apply a model to ``rows`` block by block; float32."""
+    blocks = [rows[start : start + BLOCK] for start in range(0, len(rows), BLOCK)]
+    return np.concatenate([model.predict_on_batch(prepare(b)) for b in blocks]).astype(np.float32, copy=False)
 
 
-def encode(encoder, images, batch_size=512):
+def encode(encoder, images):
     """The codes of images: ``(N, H, W, C)`` uint8 → ``(N, D)`` float32."""
-    return _in_batches(encoder, check_images(images, encoder.input_shape[1:]), scale, batch_size)
+    return _in_blocks(encoder, check_images(images, encoder.input_shape[1:]), scale)
 
 
-def reconstruct(autoencoder, images, batch_size=512):
+def reconstruct(autoencoder, images):
     """What an autoencoder makes of images: ``(N, H, W, C)`` uint8 → float32 in [0, 1] of the same shape."""
-    return _in_batches(autoencoder, check_images(images, autoencoder.input_shape[1:]), scale, batch_size)
+    return _in_blocks(autoencoder, check_images(images, autoencoder.input_shape[1:]), scale)
 
 
-def decode(decoder, codes, batch_size=512):
+def decode(decoder, codes):
     """The images of codes: ``(N, D)`` → ``(N, H, W, C)`` float32 in [0, 1]."""
     codes = np.asarray(codes, dtype=np.float32)
     if codes.ndim != 2 or codes.shape[1:] != decoder.input_shape[1:] or len(codes) == 0:
         raise ValueError(f"the decoder takes codes of shape (N, {decoder.input_shape[1]}), not {codes.shape}")
-    return _in_batches(decoder, codes, np.asarray, batch_size)
+    return _in_blocks(decoder, codes, np.asarray)
 
 
 def load_model(path):

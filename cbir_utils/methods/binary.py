@@ -4,41 +4,38 @@ import faiss
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from cbir_utils.codes import unit_length
+from cbir_utils.codes import checked_k, unit_length
 from cbir_utils.index import Hits
+
+#: Turns of the iteration, as in the paper.
+ITERATIONS = 50
 
 
 class IterativeQuantization:
-    """Iterative quantisation, ITQ: rotates codes so that their signs lose as little as possible.
+    """Iterative quantisation (ITQ): rotates codes so that their signs lose as little as possible.
 
-    Codes are brought to unit length, so that their angles count, centred, projected to their leading ``bits`` principal
-    directions and rotated by R; bit j says whether number j is positive. R is found by turns: with ``B = sign(V R)``,
-    the rotation nearest to taking V to B is ``R = U Wᵀ`` from the singular value decomposition ``Vᵀ B = U S Wᵀ`` (Gong
-    and Lazebnik 2011). Where the codes are shorter than ``bits``, the missing directions are zeros, which
-    the rotation fills.
+    Codes are brought to unit length, centred, projected to their leading ``bits`` principal directions and rotated by
+    R; bit j says whether number j is positive. R is found in turns: given ``B = sign(V R)``, the rotation that brings V
+    nearest to B is ``R = U Wᵀ``, from the singular value decomposition ``Vᵀ B = U S Wᵀ`` (Gong and Lazebnik 2011).
+    Where the codes are shorter than ``bits``, the missing directions are zeros, which the rotation fills.
 
     Parameters
     ----------
-    bits : int
-        A multiple of 8.
-    iterations : int
-        50, as in the paper.
-    seed : int
-        Of the rotation to start from.
+    bits, seed : int
+        A multiple of 8; seed of the first rotation.
 
     Attributes
     ----------
     losses : list of float
-        ``‖B - V R‖² / N`` with R as it was drawn and then after each iteration; never grows.
+        ``‖B - V R‖² / N`` with the first R and then after each turn; never grows.
     unrotated_loss : float
         The same without any rotation: the signs of the principal directions themselves.
     """
 
-    def __init__(self, bits, *, iterations=50, seed=0):
+    def __init__(self, bits, *, seed=0):
         if bits < 8 or bits % 8:
             raise ValueError(f"bits must be a multiple of 8, not {bits}: they are kept in whole bytes")
-        self.bits, self.iterations, self.seed = bits, iterations, seed
-        self.losses = []
+        self.bits, self.seed, self.losses = bits, seed, []
 
     def fit(self, codes):
         """Learn from ``(N, D)`` float32 codes of the database; returns self."""
@@ -54,9 +51,8 @@ class IterativeQuantization:
         rotation, _ = np.linalg.qr(rng.standard_normal((self.bits, self.bits)))
         self.unrotated_loss = _loss(values)
         self.losses = [_loss(values @ rotation)]
-        # One thread: the matrices are small, and beside other work a second thread mostly waits for its turn.
-        with threadpool_limits(1, user_api="blas"):
-            for _ in range(self.iterations):
+        with threadpool_limits(1, user_api="blas"):  # the matrices are small: a second thread would mostly wait
+            for _ in range(ITERATIONS):
                 left, _, right = np.linalg.svd(values.T @ _signs(values @ rotation))
                 rotation = left @ right
                 self.losses.append(_loss(values @ rotation))
@@ -98,32 +94,22 @@ def _checked(codes):
 
 
 class BinaryIndex:
-    """Exact search over binary codes by Hamming distance, the number of differing bits, through FAISS.
-
-    Parameters
-    ----------
-    codes : ndarray
-        ``(N, B)`` uint8: 8 B bits per image, packed.
-    """
+    """Exact search through FAISS over binary codes ``(N, B)`` uint8, by the number of differing bits."""
 
     def __init__(self, codes):
-        codes = np.asarray(codes)
-        if codes.dtype != np.uint8 or codes.ndim != 2 or 0 in codes.shape:
-            raise ValueError(f"codes must be packed, non-empty uint8 (N, B), not {codes.dtype} {codes.shape}")
-        self._faiss = faiss.IndexBinaryFlat(8 * codes.shape[1])
-        self._faiss.add(np.ascontiguousarray(codes))
-
-    def __len__(self):
-        return self._faiss.ntotal
+        self._faiss = faiss.IndexBinaryFlat(8 * np.shape(codes)[-1])
+        self._faiss.add(_packed(codes))
 
     def search(self, queries, k):
-        """The ``k`` nearest of each query, ``(Q, B)`` uint8 → :class:`Hits`; FAISS decides the order of ties."""
-        queries = np.asarray(queries)
-        if queries.dtype != np.uint8 or queries.ndim != 2 or 8 * queries.shape[1] != self._faiss.d:
-            raise ValueError(
-                f"queries must be packed uint8 (Q, {self._faiss.d // 8}), not {queries.dtype} {queries.shape}"
-            )
-        if not 1 <= k <= len(self):
-            raise ValueError(f"k must be from 1 to the {len(self)} codes of the index, not {k}")
-        distances, ids = self._faiss.search(np.ascontiguousarray(queries), k)
+        """The ``k`` nearest of each query ``(Q, B)`` uint8: :class:`Hits`; FAISS decides the order of ties."""
+        k = checked_k(k, self._faiss.ntotal)
+        distances, ids = self._faiss.search(_packed(queries, self._faiss.d // 8), k)
         return Hits(distances.astype(np.float32), ids)
+
+
+def _packed(codes, width=None):
+    """Packed binary codes ``(N, B)``; else a ValueError that says what is wrong."""
+    codes = np.asarray(codes)
+    if codes.dtype != np.uint8 or codes.ndim != 2 or 0 in codes.shape or width not in (None, codes.shape[1]):
+        raise ValueError(f"binary codes must be packed uint8 (N, {width or 'B'}), not {codes.dtype} {codes.shape}")
+    return np.ascontiguousarray(codes)

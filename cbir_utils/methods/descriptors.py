@@ -4,43 +4,48 @@ import numpy as np
 
 from cbir_utils.datasets import scale
 
+#: HOG's cells along each side of an image, and its directions.
+CELLS, ORIENTATIONS = 4, 9
+
 
 def pixels(images):
-    """The images themselves as codes: ``(N, H, W, C)`` uint8 → ``(N, H·W·C)`` float32 in [0, 1]."""
+    """The images themselves as codes: ``(N, H, W, C)`` uint8 → ``(N, H·W·C)`` float32 in [0, 1].
+
+    >>> pixels(np.full((2, 28, 28, 1), 51, np.uint8)).shape
+    (2, 784)
+    """
     return scale(images).reshape(len(images), -1)
 
 
-def oriented_gradients(images, *, cells=4, orientations=9):
-    """Histograms of oriented gradients (Dalal and Triggs 2005): ``(N, H, W, C)`` uint8 → ``(N, D)`` float32.
+def oriented_gradients(images):
+    """Histograms of oriented gradients (HOG, Dalal and Triggs 2005): ``(N, H, W, C)`` uint8 → ``(N, 324)`` float32.
 
-    The image is cut into ``cells`` × ``cells`` cells. Each pixel votes, with the length of its gradient, for the two
-    nearest of ``orientations`` directions between 0° and 180°. The histograms of each block of 2 × 2 cells are scaled
-    to unit length, cut at .2 and scaled again, so ``D = (cells - 1)² · 4 · orientations``. The grey value is the mean
-    over the channels.
+    The image is cut into 4 × 4 cells. Each pixel votes, with the length of its gradient, for the two nearest of nine
+    directions between 0° and 180°. The histograms of each block of 2 × 2 cells are scaled to unit length, cut at .2
+    and scaled again; there are 9 blocks of 36 numbers. The grey value is the mean over the channels.
     """
-    if len(images) > 5000:  # in blocks, for the sake of memory
-        blocks = [images[start : start + 5000] for start in range(0, len(images), 5000)]
-        return np.concatenate([oriented_gradients(b, cells=cells, orientations=orientations) for b in blocks])
+    if len(images) > 5000:  # in blocks, to save memory
+        return np.concatenate([oriented_gradients(images[i : i + 5000]) for i in range(0, len(images), 5000)])
     grey = scale(images).mean(axis=-1)
     count, height, width = grey.shape
-    if min(height, width) < cells:
-        raise ValueError(f"images of {height} × {width} pixels cannot be cut into {cells} × {cells} cells; lower cells")
+    if min(height, width) < CELLS:
+        raise ValueError(f"images of {height} × {width} pixels cannot be cut into {CELLS} × {CELLS} cells")
     down, right = np.gradient(grey, axis=(1, 2))
     length = np.hypot(down, right)
-    angle = np.arctan2(down, right) % np.pi * (orientations / np.pi)  # in bins; the first bin's centre is at 0
+    angle = np.arctan2(down, right) % np.pi * (ORIENTATIONS / np.pi)  # in bins; the first bin's centre is at 0
     lower = np.floor(angle).astype(np.int64)
     upper_share = angle - lower
 
-    row = np.arange(height)[:, None] * cells // height
-    column = np.arange(width)[None, :] * cells // width
-    cell = np.arange(count)[:, None, None] * cells**2 + row * cells + column
-    votes = np.zeros(count * cells**2 * orientations)
+    row = np.arange(height)[:, None] * CELLS // height
+    column = np.arange(width)[None, :] * CELLS // width
+    cell = np.arange(count)[:, None, None] * CELLS**2 + row * CELLS + column
+    votes = np.zeros(count * CELLS**2 * ORIENTATIONS)
     for direction, share in ((lower, 1 - upper_share), (lower + 1, upper_share)):
-        place = cell * orientations + direction % orientations
+        place = cell * ORIENTATIONS + direction % ORIENTATIONS
         votes += np.bincount(place.ravel(), (length * share).ravel(), minlength=len(votes))
 
-    histograms = votes.reshape(count, cells, cells, orientations)
-    corners = [histograms[:, y : cells - 1 + y, x : cells - 1 + x] for y in (0, 1) for x in (0, 1)]
+    histograms = votes.reshape(count, CELLS, CELLS, ORIENTATIONS)
+    corners = [histograms[:, y : CELLS - 1 + y, x : CELLS - 1 + x] for y in (0, 1) for x in (0, 1)]
     blocks = np.concatenate(corners, axis=-1)
     blocks = _unit(np.minimum(_unit(blocks), 0.2))
     return blocks.reshape(count, -1).astype(np.float32)
@@ -67,7 +72,7 @@ class Projection:
 
     @classmethod
     def fit(cls, rows, length, *, seed=0):
-        """PCA of ``(N, D)`` rows with ``length`` directions, fewer if the rows have not so many (Jolliffe 2002)."""
+        """PCA of ``(N, D)`` rows with ``length`` directions, or as many as the rows have (Jolliffe 2002)."""
         from sklearn.decomposition import PCA  # only here: loading what was fitted should be quick
 
         pca = PCA(min(length, *rows.shape), random_state=seed).fit(rows)

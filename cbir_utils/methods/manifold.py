@@ -17,12 +17,15 @@ from cbir_utils.index import Index
 #: An edge weighs no less than exp(-FARTHEST), so that no image is cut off by rounding to zero.
 FARTHEST = 30.0
 
+#: What a map is made of, beside the index.
+ARRAYS = ("scales", "eigenvalues", "eigenvectors")
+
 
 class DiffusionMap:
-    """The diffusion map of a database, which queries enter through their own neighbours.
+    """The diffusion map of a database; queries enter it through their own neighbours.
 
-    Made by :meth:`fit` or :meth:`load`. The database's codes are ``codes``, those of queries come from
-    :meth:`embed`; both are searched by cosine distance.
+    Made by :meth:`fit` or :meth:`load`. ``codes`` are the database's, :meth:`embed` gives those of queries; all
+    distances are cosine.
 
     Attributes
     ----------
@@ -30,59 +33,45 @@ class DiffusionMap:
         The ``N`` database codes that the graph joins.
     scales : ndarray
         ``(N,)`` float64: each code's distance to its k-th neighbour.
-    eigenvalues : ndarray
-        ``(M,)`` float64 in (-1, 1], largest first, of the random walk on the graph, without the trivial 1.
-    eigenvectors : ndarray
-        ``(N, M)`` float64: the walk's right eigenvectors.
-    k : int
-        Neighbours per image.
-    time : float
-        Steps of the random walk, t: coordinate m is weighted by (eigenvalue_m / eigenvalue_1)^t. The division changes
-        no cosine, and keeps long walks from fading to zero.
-    fingerprint : str
-        SHA-256 of the codes' bytes, so that ``load`` can refuse others.
+    eigenvalues, eigenvectors : ndarray
+        ``(M,)`` float64 in (-1, 1], largest first, of the random walk on the graph, without the trivial 1; and the
+        walk's right eigenvectors, ``(N, M)`` float64.
+    k, time, fingerprint : int, float, str
+        Neighbours per image; steps of the random walk, t; SHA-256 of the codes, so that ``load`` refuses others.
     """
 
     def __init__(self, index, scales, eigenvalues, eigenvectors, *, k, time, fingerprint=""):
-        self.index, self.scales = index, scales
+        self.index, self.scales, self.k, self.fingerprint = index, scales, k, fingerprint
         self.eigenvalues, self.eigenvectors = eigenvalues, eigenvectors
-        self.k, self.fingerprint = k, fingerprint
         self.time = _steps_to_forget(eigenvalues) if time is None else time
 
     @classmethod
-    def fit(cls, codes, *, k=10, dimensions=47, time=None, metric="cosine", seed=0):
+    def fit(cls, codes, *, k=10, dimensions=47, time=None, seed=0):
         """Join each code with its ``k`` nearest and find the graph's leading eigenvectors.
 
-        An edge weighs ``w_ij = exp(-d_ij² / (s_i s_j))``, where ``s_i`` is the distance of i's k-th neighbour (local
-        scaling, Zelnik-Manor and Perona 2004); for cosine, ``d²`` is that of the codes at unit length.
-        Either end may name the other its neighbour. With ``P = D⁻¹W`` the walk that steps along an edge with
-        a chance proportional to its weight, the codes are P's eigenvectors times their eigenvalues to the power of
-        ``time`` (Coifman and Lafon 2006), less the constant one.
+        An edge weighs ``w_ij = exp(-d_ij² / (s_i s_j))``, with d the distance of the codes at unit length and ``s_i``
+        that of i's k-th neighbour (local scaling, Zelnik-Manor and Perona 2004). One end that names the other is enough
+        for an edge. ``P = D⁻¹W`` is the walk that takes an edge with a chance proportional to its weight. The new codes
+        are P's eigenvectors, less the constant one, times their eigenvalues to the power of ``time`` (Coifman and Lafon
+        2006).
 
         Parameters
         ----------
         codes : ndarray
             ``(N, D)`` float32: the database's, never the queries'.
-        k : int
-            Neighbours per image, less than N.
-        dimensions : int
-            Length of the new codes, less than N - 1.
+        k, dimensions : int
+            Neighbours per image, less than N; length of the new codes, less than N - 1.
         time : float, optional
-            t ≥ 1. The larger, the more only the coarse structure counts. By default it is chosen from the eigenvalues:
-            their largest gap parts the clusters from what is inside them, and after t steps the first direction
+            t ≥ 1. The larger, the more only the coarse structure counts. By default it follows from the eigenvalues:
+            their largest gap separates clusters from the detail inside them, and after t steps the first direction
             behind it has a tenth of its weight left.
-        metric : {"cosine", "euclidean", "manhattan"}
-            By which distance the codes are compared.
         seed : int
             Of the start vector of the eigenvalue solver (ARPACK).
 
-        Raises
-        ------
-        ValueError
-            For fewer codes than neighbours or dimensions need, codes of the wrong form or not finite, or a graph in
-            more components than dimensions.
+        Raises ValueError for too few codes, codes of the wrong form or not finite, or a graph in more components than
+        dimensions.
         """
-        index = Index(metric).add(codes)
+        index = Index("cosine").add(codes)
         n = len(index)
         if n <= k:
             raise ValueError(f"a graph of {k} neighbours needs more than {k} codes, and there are {n}; lower k")
@@ -91,8 +80,8 @@ class DiffusionMap:
         if n < dimensions + 2:
             raise ValueError(f"{dimensions} dimensions need {dimensions + 2} codes or more, and there are {n}")
         hits = index.search(codes, k, exclude_self=np.arange(n))
-        scales = _scale(hits.distances, metric)
-        weights = _edge_weights(hits.distances, scales[:, None], scales[hits.ids], metric)
+        scales = _scales(hits)
+        weights = _edge_weights(hits, scales, scales)
         rows = np.repeat(np.arange(n), k)
         directed = sparse.csr_array((weights.ravel(), (rows, hits.ids.ravel())), shape=(n, n))
         graph = directed.maximum(directed.T)  # both directions weigh the same where both exist
@@ -108,13 +97,12 @@ class DiffusionMap:
         """The new codes of queries: ``(Q, D)`` float32, or ``(D,)``, → ``(Q, M)`` float32.
 
         A query is joined to its ``k`` nearest database codes and takes the mean of their eigenvectors, weighted by its
-        edges and divided by the eigenvalues (the Nyström extension, Bengio et al. 2004). No query sees another: one
-        alone gets the code that it gets in a batch. ``exclude_self`` gives the row of each query, for queries that are
-        in the database: they enter as if they were not.
+        edges and divided by the eigenvalues (the Nyström extension, Bengio et al. 2004). A query alone gets the same
+        code as in a batch. ``exclude_self`` gives the row of each query that is in the database: it enters as if it
+        were not.
         """
         hits = self.index.search(queries, self.k, exclude_self=exclude_self)
-        own = _scale(hits.distances, self.index.metric)
-        weights = _edge_weights(hits.distances, own[:, None], self.scales[hits.ids], self.index.metric)
+        weights = _edge_weights(hits, _scales(hits), self.scales)
         weights /= weights.sum(axis=1, keepdims=True)
         codes = np.zeros((len(weights), len(self.eigenvalues)))
         for place in range(self.k):  # neighbour by neighbour: the same sum whatever the batch
@@ -123,29 +111,27 @@ class DiffusionMap:
 
     def save(self, path):
         """Write all but the index to ``path`` (``.npz``)."""
-        np.savez(
-            path, scales=self.scales, eigenvalues=self.eigenvalues, eigenvectors=self.eigenvectors,
-            k=self.k, time=self.time, metric=self.index.metric, fingerprint=self.fingerprint,
-        )  # fmt: skip
+        np.savez(path, **{name: getattr(self, name) for name in (*ARRAYS, "k", "time", "fingerprint")})
 
     @classmethod
     def load(cls, path, codes):
         """Read what :meth:`save` wrote; ``codes`` are the ``(N, D)`` codes that it was fitted to."""
         try:
             with np.load(path, allow_pickle=False) as stored:
-                parts = {name: stored[name] for name in ("scales", "eigenvalues", "eigenvectors")}
-                k, time, metric = int(stored["k"]), float(stored["time"]), str(stored["metric"])
-                fingerprint = str(stored["fingerprint"])
+                parts = [stored[name] for name in ARRAYS]
+                k, time, fingerprint = int(stored["k"]), float(stored["time"]), str(stored["fingerprint"])
         except Exception as error:  # a damaged zip surfaces as one of several exceptions of three libraries
             raise ValueError(f"{path} holds no diffusion map ({error}); make it anew with notebook 08") from error
         if _fingerprint(codes) != fingerprint:
             raise ValueError(f"{path} was fitted to other codes than these; make it anew with notebook 08")
-        index = Index(metric).add(codes)
-        return cls(index, **parts, k=k, time=time, fingerprint=fingerprint)
+        return cls(Index("cosine").add(codes), *parts, k=k, time=time, fingerprint=fingerprint)
 
     @property
     def _weights(self):
-        """What t steps leave of each direction, relative to the first; 0 for one that no walk keeps."""
+        """What t steps leave of each direction, relative to the first; 0 for one that no walk keeps.
+
+        Dividing by the first changes no cosine, and keeps long walks from fading to zero.
+        """
         positive = self.eigenvalues > 1e-9
         return np.where(positive, (np.where(positive, self.eigenvalues, 0) / self.eigenvalues[0]) ** self.time, 0)
 
@@ -153,13 +139,15 @@ class DiffusionMap:
 def fuse(manifold_codes, codes, weight=0.3):
     """One code whose cosine blends two: ``(cos_manifold + weight · cos_plain) / (1 + weight)``.
 
-    The diffusion map knows which cluster an image is in, the plain code where in it; each is brought to unit length
-    and they are put side by side: ``(N, M)`` and ``(N, D)`` float32 → ``(N, M + D)`` float32.
+    Each is brought to unit length and they are put side by side: ``(N, M)`` and ``(N, D)`` float32 → ``(N, M + D)``
+    float32. The diffusion map knows which cluster an image is in, the plain code where in it.
+
+    >>> fuse(np.array([[2.0]]), np.array([[0.0, 5.0]]), weight=3.0).round(3)
+    array([[0.5  , 0.   , 0.866]], dtype=float32)
     """
-    parts = []
-    for part, share in ((manifold_codes, 1.0), (codes, weight)):
-        parts.append(np.sqrt(share / (1 + weight)) * unit_length(part, np.float64))
-    return np.concatenate(parts, axis=1).astype(np.float32)
+    parts = ((manifold_codes, 1.0), (codes, weight))
+    scaled = [np.sqrt(share / (1 + weight)) * unit_length(part, np.float64) for part, share in parts]
+    return np.concatenate(scaled, axis=1).astype(np.float32)
 
 
 def _fingerprint(codes):
@@ -175,20 +163,18 @@ def _steps_to_forget(eigenvalues):
     return float(max(1.0, np.log(0.1) / np.log(behind)))
 
 
-def _scale(distances, metric):
-    """The local scale of each row of neighbour distances ``(Q, K)``: the distance to the last."""
-    return np.sqrt(_squared(distances[:, -1], metric))
+def _scales(hits):
+    """The local scale of each row of :class:`Hits` with K neighbours: the distance to the last, ``(Q,)``."""
+    return np.sqrt(2 * hits.distances[:, -1].astype(np.float64))
 
 
-def _squared(distances, metric):
-    """Squared distances, float64; a cosine distance is half of the squared one between codes at unit length."""
-    distances = distances.astype(np.float64)
-    return 2 * distances if metric == "cosine" else distances**2
+def _edge_weights(hits, own, known):
+    """The weights ``(Q, K)`` of edges, ``exp(-d² / (s s'))``: 1 between duplicates, whose scale may be 0.
 
-
-def _edge_weights(distances, own, theirs, metric):
-    """The weights of edges, ``exp(-d² / (s s'))``: 1 between duplicates, whose scale may be 0."""
-    squared, product = _squared(distances, metric), own * theirs
+    ``d²`` is the squared distance of codes at unit length, twice the cosine distance; ``own (Q,)`` are the scales of
+    the rows, ``known (N,)`` those of the database.
+    """
+    squared, product = 2 * hits.distances.astype(np.float64), own[:, None] * known[hits.ids]
     ratio = np.divide(squared, product, out=np.where(squared > 0, FARTHEST, 0.0), where=product > 0)
     return np.exp(-np.minimum(ratio, FARTHEST))
 
@@ -196,9 +182,9 @@ def _edge_weights(distances, own, theirs, metric):
 def _leading_eigenvectors(graph, count, seed):
     """The ``count`` leading eigenpairs of the walk on ``graph``, without the constant one.
 
-    They are those of the symmetric ``S = D^-½ W D^-½``, divided by √degree. Where the graph falls into components,
-    each has an eigenvalue 1 of its own, whose vector is known: √degree on the component. A solver would find some of
-    these, mixed at will with the constant one, so they are taken out beforehand.
+    They are those of the symmetric ``S = D^-½ W D^-½``, divided by √degree. Each component of the graph has an
+    eigenvalue 1 of its own, with a known vector: √degree on the component. A solver would find some of these, mixed
+    with the constant one, so they are taken out beforehand.
     """
     parts, part = connected_components(graph, directed=False)
     if parts > count:
@@ -214,10 +200,9 @@ def _leading_eigenvectors(graph, count, seed):
     rest = LinearOperator(walk.shape, matvec=lambda v: walk @ v - 2 * (known @ (known.T @ v)), dtype=np.float64)
     start = np.random.default_rng(seed).standard_normal(len(root))
     missing = count - parts + 1
+    basis = min(len(root), max(20, 3 * missing))
     try:
-        found = eigsh(
-            rest, k=missing, which="LA", v0=start, ncv=min(len(root), max(20, 3 * missing)), tol=1e-6, maxiter=5000
-        )
+        found = eigsh(rest, k=missing, which="LA", v0=start, ncv=basis, tol=1e-6, maxiter=5000)
     except ArpackNoConvergence as error:
         raise ValueError("the eigenvalues of the graph could not be found; raise k, or lower dimensions") from error
     order = np.argsort(-found[0], kind="stable")

@@ -1,4 +1,4 @@
-"""Random views of images for contrastive training: what a writer could as well have drawn.
+"""Random views of images for contrastive training: what a writer could have drawn just as well.
 
 Keras 3, backend-neutral: a view is computed with ``keras.ops``, inside the training step.
 """
@@ -6,11 +6,11 @@ Keras 3, backend-neutral: a view is computed with ``keras.ops``, inside the trai
 import numpy as np
 from scipy.interpolate import CubicSpline
 
-from cbir_utils.models import keras  # imported there, quietly
+from cbir_utils.models import keras
 
 ops = keras.ops
 
-#: The elastic deformation is given on a grid of so many by so many points and smooth between them.
+#: Points along each side of the elastic deformation's grid; it is smooth between them.
 GRID = 5
 
 
@@ -19,36 +19,28 @@ class Augmentation(keras.layers.Layer):
 
     A view is rotated, scaled, sheared, shifted and bent (elastic deformation, Simard, Steinkraus and Platt 2003), all
     in one bilinear resampling with black beyond the edge; then its strokes grow or shrink, and its greys are changed.
+    The attributes say how much, at most; for other images set others, before training.
 
     Parameters
     ----------
     seed : int
         Of the views.
-    rotation : float
-        Largest angle, radians.
-    stretch, shear : float
-        Largest logarithm of the scale along each axis, and largest shear; no unit.
-    shift : float
-        Largest shift along each axis, in pixels of an image 28 high (on larger images more).
-    elastic : float
-        Standard deviation of the displacement of the deformation's grid points, in the same pixels.
-    stroke : float
-        Largest weight, in [0, 1], of the image with strokes a pixel wider, or narrower, on each side.
-    gamma : float
-        Largest logarithm of the exponent of the greys.
     light : bool
-        Whether the images are dark on light (``Dataset.light``): their negatives are changed then, so that what lies
+        Whether the images are dark on light (``Dataset.light``): then their negatives are changed, so that the ground
         beyond the edge is light too.
     """
 
-    def __init__(
-        self, seed=0, *, rotation=0.35, stretch=0.18, shear=0.2, shift=2.5, elastic=1.8, stroke=0.7, gamma=0.5,
-        light=False,
-    ):  # fmt: skip
+    rotation = 0.35  #: angle, radians
+    stretch = 0.18  #: logarithm of the scale along each axis
+    shear = 0.2
+    shift = 2.5  #: along each axis, in pixels of an image 28 high (on larger images more)
+    elastic = 1.8  #: standard deviation of the grid points' displacement, in the same pixels
+    stroke = 0.7  #: weight, in [0, 1], of the image with strokes a pixel wider, or narrower, on each side
+    gamma = 0.5  #: logarithm of the exponent of the greys
+
+    def __init__(self, seed=0, *, light=False):
         super().__init__()  # a layer, so that Keras carries the generator's state from step to step on every backend
-        self.generator = keras.random.SeedGenerator(seed)
-        self.rotation, self.stretch, self.shear, self.shift = rotation, stretch, shear, shift
-        self.elastic, self.stroke, self.gamma, self.light = elastic, stroke, gamma, light
+        self.generator, self.light = keras.random.SeedGenerator(seed), light
 
     def call(self, images):
         """One view of each image."""
