@@ -1,6 +1,6 @@
 """Small experiments for the report on the paper: collapse by seed, training guided by retrieval, other machines.
 
-Each writes one artifact of a run, saves what it has on the way, and goes on there when it is started again.
+Each writes one artifact of a run, with the settings that it was measured with.
 """
 
 import hashlib
@@ -8,161 +8,107 @@ import json
 import os
 import subprocess
 import sys
-import time
+from contextlib import suppress
+from dataclasses import replace
 
 import numpy as np
+from tqdm.auto import tqdm
 
 from cbir_utils import metrics
-from cbir_utils.datasets import load_dataset
-from cbir_utils.index import Index
+from cbir_utils.datasets import Split, load_dataset
 from cbir_utils.methods.contrastive import build_contrastive, fit_contrastive
 from cbir_utils.methods.views import Augmentation
 from cbir_utils.models import build_convolutional
+from cbir_utils.paper.claims import gain
 from cbir_utils.run import ArtifactError, package_versions
 from cbir_utils.training import encode, fit
 
+#: How the same training is repeated: whether on one core, and TensorFlow's switch for oneDNN.
+SETTINGS = {
+    "all cores, oneDNN on": (False, "1"),
+    "the same once more": (False, "1"),
+    "one core, oneDNN on": (True, "1"),
+    "all cores, oneDNN off": (False, "0"),
+    "one core, oneDNN off": (True, "0"),
+}
 
-def collapse(run, data, *, seeds=20, verbose=True):
+
+def collapse(run, data, *, seeds=20):
     """Train the paper's network as printed, and with binary cross-entropy, from many seeds: how often does it collapse?
 
-    The budget is that of notebook 02: 6,400 images, 3 epochs, batches of 32; of a smaller database 512, 4 and 16.
-
-    Parameters
-    ----------
-    run : Run
-        Gets ``collapse.json``: the settings, and for each network its loss function, its seed, its loss on held-out
-        images, that of the best constant image, and whether it collapsed.
-    data : Dataset
-        Only the database's images are looked at.
-    seeds : int
-        Networks per loss function; their seeds are 0, 1, 2, ...
-    verbose : bool
-        Print a line per network.
-
-    Returns
-    -------
-    dict
-        What was written.
+    The run gets ``collapse.json``. The trainings are as long as those of notebook 02. No labels are used.
     """
     count, epochs, batch_size = (6400, 3, 32) if len(data.database) >= 6400 else (512, 4, 16)
     images = data.database.images[:count]
     settings = {"images": len(images), "epochs": epochs, "batch_size": batch_size, "content_hash": data.content_hash}
-    found = _known(run, "collapse.json", settings) or {"settings": settings, "networks": []}
-    done = {(network["loss"], network["seed"]) for network in found["networks"]}
-    for loss in ("mse", "binary_crossentropy"):
-        for seed in range(seeds):
-            if (loss, seed) in done:
-                continue
-            network = build_convolutional(images.shape[1:], seed=seed).autoencoder
-            history = fit(
-                network, images, epochs=epochs, batch_size=batch_size, patience=epochs, loss=loss, seed=seed,
-                check_collapse=False, verbose=False,
-            )  # fmt: skip
-            found["networks"].append({
-                "loss": loss, "seed": seed, "held_out_loss": history.best_loss,
-                "constant_loss": history.constant_loss, "collapsed": history.collapsed,
-                "seconds": round(sum(history.seconds), 1),
-            })  # fmt: skip
-            run.save_json("collapse.json", found)
-            _say(verbose, f"{loss}, seed {seed}: {'COLLAPSED' if history.collapsed else 'learns'}")
-    return found
+
+    def train(loss, seed):
+        network = build_convolutional(images.shape[1:], seed=seed).autoencoder
+        options = {"epochs": epochs, "patience": epochs, "batch_size": batch_size, "loss": loss, "seed": seed}
+        history = fit(network, images, **options, check_collapse=False, verbose=False)
+        losses = {"held_out_loss": history.best_loss, "constant_loss": history.constant_loss}
+        return {**losses, "collapsed": history.collapsed, "seconds": round(sum(history.seconds), 1)}
+
+    jobs = [{"loss": loss, "seed": seed} for loss in ("mse", "binary_crossentropy") for seed in range(seeds)]
+    return _measure(run, "collapse.json", "networks", settings, jobs, train)
 
 
-def guided(run, data, *, seeds=3, images=4000, queries=2000, epochs=10, rounds=4, verbose=True):
-    """Train by retrieval (the paper's section V-D) and without it, alike in everything else: what do the rounds give?
+def guided(run, data, *, seeds=3, images=4000, queries=2000, epochs=10, rounds=4):
+    """Train by retrieval (the paper's section V-D) and without it, with all else equal: what do the rounds add?
 
-    Both trainings of a seed are the same for ``epochs`` epochs. Then one takes mutual neighbours for partners, for
-    ``rounds`` epochs or until nothing improves; the other goes on with two views of one image for ``rounds`` epochs.
-
-    Parameters
-    ----------
-    run : Run
-        Gets ``guided.json``: the settings, and for each seed the metrics of both trainings, the shares of mutual hits,
-        and the gain of guiding with its 95 % interval over queries.
-    data : Dataset
-        Trained on the first ``images`` of the database and searched there with the first ``queries``; labels enter the
-        evaluation alone.
-    seeds, epochs, rounds : int
-    verbose : bool
-        Print a line per training.
-
-    Returns
-    -------
-    dict
-        What was written.
+    Both trainings of a seed are the same for ``epochs`` epochs, on the first ``images`` of the database. Then one takes
+    mutual neighbours for partners, for ``rounds`` epochs or until nothing improves; the other goes on with two views of
+    one image for ``rounds`` epochs. The run gets ``guided.json``; labels enter the evaluation alone.
     """
-    database, labels = data.database.images[:images], data.database.labels[:images]
-    chosen, own = np.arange(len(data.queries)), None
-    if data.own_rows is not None:  # the queries are images of the database, and do not find themselves
-        chosen = np.flatnonzero(data.own_rows < images)
-        own = data.own_rows[chosen[:queries]]
-    asked, labels_asked = data.queries.images[chosen[:queries]], data.queries.labels[chosen[:queries]]
-    settings = {
-        "images": len(database), "queries": len(asked), "epochs": epochs, "rounds": rounds,
-        "content_hash": data.content_hash,
-    }  # fmt: skip
-    found = _known(run, "guided.json", settings) or {"settings": settings, "trainings": []}
-    for seed in range(len(found["trainings"]), seeds):
-        training, values = {"seed": seed}, {}
+    asked = np.arange(len(data.queries)) if data.own_rows is None else np.flatnonzero(data.own_rows < images)
+    asked = asked[:queries]
+    part = replace(
+        data,
+        database=Split(data.database.images[:images], data.database.labels[:images]),
+        queries=Split(data.queries.images[asked], data.queries.labels[asked]),
+        own_rows=None if data.own_rows is None else data.own_rows[asked],
+    )
+    counts = {"images": len(part.database), "queries": len(part.queries), "epochs": epochs, "rounds": rounds}
+
+    def train(seed):
+        training, values = {}, {}
         for name, these in (("guided", rounds), ("plain", 0)):
-            start = time.perf_counter()
-            model = build_contrastive(database.shape[1:], seed=seed)
-            history = fit_contrastive(
-                model, database, epochs=epochs + rounds - these, rounds=these, batch_size=128, seed=seed,
-                augment=Augmentation(seed, light=data.light), verbose=False,
-            )  # fmt: skip
-            seconds = time.perf_counter() - start
-            ranking = Index("cosine").add(encode(model.encoder, database)).rank(
-                encode(model.encoder, asked), exclude_self=own
-            )  # fmt: skip
-            values[name] = metrics.per_query(ranking, labels_asked, labels)
-            training[name] = _means(values[name]) | {
-                "rounds": len(history.loss) - history.plain_epochs, "mutual_share": history.mutual_share,
-                "seconds": round(seconds, 1),
-            }  # fmt: skip
-            _say(verbose, f"seed {seed}, {name}: mAP {training[name]['mAP']:.3f}, {seconds:.0f} s")
-        training["gain"] = {}
-        for metric, key in (("P@5", "P@5"), ("mAP", "AP")):
-            gain = values["guided"][key] - values["plain"][key]
-            training["gain"][metric] = [float(np.nanmean(gain)), *metrics.bootstrap_interval(gain)]
-        found["trainings"].append(training)
-        run.save_json("guided.json", found)
-    return found
+            model = build_contrastive(part.database.images.shape[1:], seed=seed)
+            options = {"epochs": epochs + rounds - these, "rounds": these, "batch_size": 128, "seed": seed}
+            augment = Augmentation(seed, light=data.light)
+            history = fit_contrastive(model, part.database.images, **options, augment=augment, verbose=False)
+            codes = (encode(model.encoder, split.images) for split in (part.database, part.queries))
+            values[name] = metrics.evaluate(part, *codes)
+            rounds_made = {"rounds": len(history.loss) - history.plain_epochs, "mutual_share": history.mutual_share}
+            training[name] = {**_means(values[name]), **rounds_made, "seconds": round(sum(history.seconds), 1)}
+        differences = {name: values["guided"][name] - values["plain"][name] for name in ("P@5", "AP")}
+        return {**training, "gain": {"P@5": gain(differences["P@5"]), "mAP": gain(differences["AP"])}}
+
+    settings = {**counts, "content_hash": data.content_hash}
+    return _measure(run, "guided.json", "trainings", settings, [{"seed": seed} for seed in range(seeds)], train)
 
 
-#: How the same training is repeated: a name, whether on one core, and TensorFlow's switch for oneDNN.
-SETTINGS = (
-    ("all cores, oneDNN on", False, "1"),
-    ("the same once more", False, "1"),
-    ("one core, oneDNN on", True, "1"),
-    ("all cores, oneDNN off", False, "0"),
-    ("one core, oneDNN off", True, "0"),
-)
-
-
-def sensitivity(run, *, verbose=True):
+def sensitivity(run):
     """Repeat one training, same data and seed, with other threads and another library: do the metrics change?
 
     The paper's network on the bundled digits, as in notebook 02, in a process of its own for each of ``SETTINGS``. The
-    run gets ``sensitivity.json``: the metrics and a hash of the weights for each. Returns what was written.
+    run gets ``sensitivity.json``: the metrics and a hash of the weights for each. RuntimeError if a training fails.
     """
     options = {"dataset": "digits", "epochs": 12, "batch_size": 32, "seed": 0}
     settings = {**options, "cores": os.cpu_count(), "tensorflow": package_versions()["tensorflow"]}
-    found = _known(run, "sensitivity.json", settings) or {"settings": settings, "rows": []}
-    done = {row["name"] for row in found["rows"]}
-    for name, one_core, onednn in SETTINGS:
-        if name in done or (one_core and not hasattr(os, "sched_setaffinity")):  # macOS cannot be told its cores
-            continue
-        code = f"from cbir_utils import experiments; experiments._train_once({one_core}, {options})"
+
+    def train(name):
+        one_core, onednn = SETTINGS[name]
+        code = f"from cbir_utils.paper import experiments; experiments._train_once({one_core}, {options})"
         environment = {**os.environ, "TF_ENABLE_ONEDNN_OPTS": onednn}
         process = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
         if process.returncode:
             last = (process.stderr.strip() or f"exit status {process.returncode}").splitlines()[-1]
             raise RuntimeError(f"the training '{name}' failed: {last}")
-        found["rows"].append({"name": name, **json.loads(process.stdout)})
-        run.save_json("sensitivity.json", found)
-        _say(verbose, f"{name}: mAP {found['rows'][-1]['mAP']:.6f}")
-    return found
+        return json.loads(process.stdout)
+
+    names = [name for name in SETTINGS if hasattr(os, "sched_setaffinity") or not SETTINGS[name][0]]  # not on macOS
+    return _measure(run, "sensitivity.json", "rows", settings, [{"name": name} for name in names], train)
 
 
 def _train_once(one_core, options):
@@ -172,29 +118,27 @@ def _train_once(one_core, options):
     data = load_dataset(options.pop("dataset"))
     model = build_convolutional(data.database.images.shape[1:], seed=options["seed"])
     fit(model.autoencoder, data.database.images, **options, check_collapse=False, verbose=False)
-    ranking = Index("euclidean").add(encode(model.encoder, data.database.images)).rank(
-        encode(model.encoder, data.queries.images)
-    )  # fmt: skip
+    codes = (encode(model.encoder, split.images) for split in (data.database, data.queries))
     weights = hashlib.sha256(b"".join(array.tobytes() for array in model.autoencoder.get_weights())).hexdigest()
-    print(json.dumps(
-        _means(metrics.per_query(ranking, data.queries.labels, data.database.labels)) | {"weights": weights}
-    ))  # fmt: skip
+    print(json.dumps({**_means(metrics.evaluate(data, *codes, "euclidean")), "weights": weights}))
 
 
 def _means(values):
-    """The means that the experiments keep of what :func:`metrics.per_query` returns."""
+    """The means that the experiments keep of what :func:`metrics.evaluate` returns."""
     return {name: float(np.nanmean(values[key])) for name, key in (("P@1", "P@1"), ("P@5", "P@5"), ("mAP", "AP"))}
 
 
-def _known(run, name, settings):
-    """The artifact ``name`` if it is there, whole, and was made with the same settings, else ``None``."""
-    try:
-        found = run.load_json(name)
-    except ArtifactError:  # not there, or damaged: measured anew
-        return None
-    return found if found["settings"] == settings else None
+def _measure(run, name, key, settings, jobs, measure):
+    """The artifact ``name``: ``measure(**job)`` of each job, under ``key``. It is saved after each.
 
-
-def _say(verbose, text):
-    if verbose:
-        print(text, flush=True)
+    What was measured before is kept, unless with other settings or in a damaged file. Returns what was written.
+    """
+    found = {"settings": settings, key: []}
+    with suppress(ArtifactError):
+        known = run.load_json(name)
+        found = known if known["settings"] == settings else found
+    for job in tqdm(jobs, name):
+        if not any(job.items() <= row.items() for row in found[key]):
+            found[key].append({**job, **measure(**job)})
+            run.save_json(name, found)
+    return found

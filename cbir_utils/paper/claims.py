@@ -1,0 +1,211 @@
+"""The paper's seven claims, the verdict that a run's data give on each, and the statistics behind the verdicts."""
+
+import ast
+import re
+from itertools import combinations
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from scipy.stats import binomtest, permutation_test
+
+from cbir_utils import metrics
+from cbir_utils.paper.evidence import COMPARED, FAILS, HOLDS, IN_PART, Missing
+
+PACKAGE = Path(__file__).resolve().parents[1]
+
+#: What learns or searches: all functions of these modules, less those that draw, are looked at for labels.
+LEARNS_OR_SEARCHES = (
+    "codes",
+    "index",
+    "models",
+    "training",
+    "methods/*",
+    "folders/duplicates",
+    "retrieval/*",
+    "scale/*",
+)
+
+#: Signs drawn in a randomization test.
+DRAWS = 9999
+
+
+# -- statistics -----------------------------------------------------------------------------------------------------
+
+
+class Estimate(NamedTuple):
+    """A mean with its 95% interval. It is formatted like a number: ``f"{gain:+.2f}"`` is ``+0.09 [+0.07, +0.11]``."""
+
+    mean: float
+    low: float
+    high: float
+
+    @property
+    def sign(self):
+        """1 or -1 if the interval lies on one side of zero, else 0."""
+        return 1 if self.low > 0 else -1 if self.high < 0 else 0
+
+    def __format__(self, form):
+        mean, low, high = (format(value, form).replace("-", "−") for value in self)
+        return f"{mean} [{low}, {high}]"
+
+
+def gain(differences):
+    """The mean of differences over queries ``(Q,)``, with a bootstrap interval; NaN values are left out."""
+    return Estimate(float(np.nanmean(differences)), *metrics.bootstrap_interval(differences))
+
+
+def share(flags):
+    """The share of true ones among ``flags (N,)``, with Wilson's interval."""
+    interval = binomtest(int(np.sum(flags)), len(flags)).proportion_ci(method="wilson")
+    return Estimate(float(np.mean(flags)), float(interval.low), float(interval.high))
+
+
+def randomization_tests(differences):
+    """Two-sided p-values that mean differences are zero: ``(Q, T)``, a column for each test → ``(T,)``.
+
+    Under the null hypothesis each query's difference has either sign with the same chance; p is the share of random
+    signs whose mean is at least as far from zero (Fisher's test; Smucker, Allan and Carterette 2007, A comparison of
+    statistical significance tests for information retrieval evaluation). Queries with a NaN are left out.
+    """
+    differences = differences[~np.isnan(differences).any(axis=1)]
+    ones = np.ones(len(differences))  # SciPy draws the signs of one sample: these, for all tests at once
+    return permutation_test(
+        (ones,), lambda signs, axis: signs @ differences, permutation_type="samples", n_resamples=DRAWS,
+        vectorized=True, batch=100, rng=0,
+    ).pvalue  # fmt: skip
+
+
+def holm(p):
+    """p-values corrected for their number (Holm 1979): ``(T,)`` → ``(T,)``, each at most 1.
+
+    In ascending order the i-th of T is multiplied by T - i + 1, and none may be below the one before it.
+    """
+    order = np.argsort(p)
+    corrected = np.empty(len(p))
+    corrected[order] = np.minimum(1, np.maximum.accumulate(np.take(p, order) * np.arange(len(p), 0, -1)))
+    return corrected
+
+
+def paired_tests(evidence):
+    """Every pair of compared methods (cosine), and the paper's against pixels (Euclidean), over the same queries.
+
+    Returns a list of dicts: ``a``, ``b``, ``distance``, ``gain`` (an :class:`Estimate`: average precision of a minus
+    b) and ``p`` (:func:`randomization_tests`, corrected by :func:`holm`). The better one is ``a``.
+    """
+    values = evidence.values
+    others = [method for method, _ in values if method not in COMPARED]  # best first: one stands for all
+    methods = [method for method, distance in values if distance == "cosine" and method not in others[1:]]
+    pairs = [(a, b, "cosine") for a, b in combinations(methods, 2)]
+    if {("convolutional", "euclidean"), ("pixels", "euclidean")} <= values.keys():
+        pairs.append(("convolutional", "pixels", "euclidean"))
+    if not pairs:
+        raise Missing(f"There are no two methods to compare: {'; '.join(evidence.left_out.values())}")
+    mean = {way: np.nanmean(measured["AP"]) for way, measured in values.items()}
+    pairs = [(a, b, d) if mean[a, d] >= mean[b, d] else (b, a, d) for a, b, d in pairs]
+    differences = np.stack([values[a, d]["AP"] - values[b, d]["AP"] for a, b, d in pairs], axis=1)
+    tests = zip(pairs, differences.T, holm(randomization_tests(differences)), strict=True)
+    return [{"a": a, "b": b, "distance": d, "gain": gain(column), "p": float(p)} for (a, b, d), column, p in tests]
+
+
+# -- the claims: each rule's docstring is the claim, and its section in the paper -----------------------------------
+
+
+def claims(evidence):
+    """The findings on the paper's claims."""
+    rules = five_hits, codes_or_pixels, as_printed, days, by_retrieval, without_labels, other_kinds
+    return [evidence.find(rule) for rule in rules]
+
+
+def clear(signs):
+    """The verdict on "better": holds if all signs of differences say so, fails if some say worse and none better."""
+    return HOLDS if set(signs) == {1} else FAILS if -1 in signs and 1 not in signs else IN_PART
+
+
+def five_hits(evidence):
+    """The system retrieved 5 images, and “all the images are similar to the query image” (section VI-G)."""
+    right = evidence.value("convolutional", "euclidean")["P@5"] == 1
+    ways = {"pixels": "euclidean", "fused": "cosine"}.items() & evidence.values.keys()
+    beside = {method: np.mean(evidence.values[method, distance]["P@5"] == 1) for method, distance in sorted(ways)[::-1]}
+    found = share(right)
+    verdict = HOLDS if found.low >= 0.99 else FAILS if found.high < 0.5 else IN_PART
+    return verdict, {"queries": len(right), "right": found, "beside": beside}
+
+
+def codes_or_pixels(evidence):
+    """Comparing codes is better than comparing the images directly (section II)."""
+    codes, pixels = (evidence.value(method, "euclidean") for method in ("convolutional", "pixels"))
+    first, whole = (gain(codes[metric] - pixels[metric]) for metric in ("P@5", "AP"))
+    sizes = {"numbers": evidence.codes()[0].shape[1], "pixels": evidence.data.database.images[0].size}
+    return clear([first.sign, whole.sign]), {"first": first, "whole": whole, **sizes}
+
+
+def as_printed(evidence):
+    """The network trains as its listing prints it, with the mean squared error (section VI-E)."""
+    try:
+        found = evidence.measured("collapse", "collapse.json")
+        collapsed = {"mse": [], "binary_crossentropy": []}
+        for network in found["networks"]:
+            collapsed[network["loss"]].append(network["collapsed"])
+        told = {"settings": found["settings"]}
+    except Missing as missing:  # then the few of notebook 02
+        collapsed = evidence.run.load_json("convolutional/collapse.json")
+        told = {"settings": None, "missing": str(missing)}
+    printed, other = collapsed.values()
+    part = share(printed)
+    verdict = FAILS if part.low > 0.5 else HOLDS if part.high < 0.5 else IN_PART
+    return verdict, {"printed": printed, "other": other, "part": part, **told}
+
+
+def days(evidence):
+    """“The training period may last for days, weeks, or even months depending upon the size of the database”
+    (section V-D).
+    """
+    seconds = sum(evidence.run.load_json("convolutional/history.json")["seconds"])
+    slowest = max(evidence.rows.values(), key=lambda row: row.get("train_seconds") or 0)
+    longest, day = max(seconds, slowest.get("train_seconds") or 0), 24 * 60 * 60
+    times = {"seconds": seconds, "longest": longest, "slowest": slowest["method"]}
+    where = {"images": len(evidence.data.database), "cores": evidence.manifest["machine"]["cores"]}
+    return FAILS if longest < day else HOLDS if seconds > day else IN_PART, {**times, **where}
+
+
+def by_retrieval(evidence):
+    """By checking what it retrieves, the system “will train itself eventually” (section V-D)."""
+    found = evidence.measured("guided", "guided.json")
+    guided = [training["guided"] for training in found["trainings"]]
+    gains = {m: [Estimate(*training["gain"][m]) for training in found["trainings"]] for m in ("P@5", "mAP")}
+    mutual = np.mean([share for training in guided for share in training["mutual_share"]])
+    facts = {"settings": found["settings"], "rounds": [training["rounds"] for training in guided]}
+    return clear([one.sign for these in gains.values() for one in these]), {"gains": gains, "mutual": mutual, **facts}
+
+
+def without_labels(evidence):
+    """“The overall process does not use any labels or tags” (section VII)."""
+    paths = sorted(path for pattern in LEARNS_OR_SEARCHES for path in PACKAGE.glob(f"{pattern}.py"))
+    paths = [path for path in paths if path.stem not in ("__init__", "plots")]
+    functions, arguments = 0, []
+    for path in paths:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+                functions += 1
+                names = [argument.arg for argument in ast.walk(node.args) if isinstance(argument, ast.arg)]
+                arguments += [(f"{path.stem}.{getattr(node, 'name', 'lambda')}({name})", name) for name in names]
+    found = [where for where, name in arguments if re.search("label|target|class", name)]
+    modules = [path.relative_to(PACKAGE).as_posix() for path in paths]
+    facts = {"modules": modules, "functions": functions, "arguments": len(arguments), "found": found}
+    return FAILS if found else HOLDS, facts
+
+
+def other_kinds(evidence):
+    """Autoencoders other than the convolutional one may improve the results (section VII)."""
+    own = evidence.value("convolutional", "cosine")
+    kinds = [kind for kind in evidence.other_kinds if (kind, "cosine") in evidence.values]
+    if not kinds:
+        raise Missing(evidence.left_out[evidence.other_kinds[0]])
+    columns = [evidence.values[kind, "cosine"][metric] - own[metric] for kind in kinds for metric in ("P@5", "AP")]
+    p, gains = holm(randomization_tests(np.stack(columns, axis=1))), [gain(column) for column in columns]
+    better = np.reshape([value < 0.05 and one.mean > 0 for value, one in zip(p, gains, strict=True)], (-1, 2))
+    both = {kind: gains[2 * row : 2 * row + 2] for row, kind in enumerate(kinds) if better[row].all()}
+    first, whole = better.sum(axis=0)
+    verdict = HOLDS if both else IN_PART if better.any() else FAILS
+    return verdict, {"kinds": len(kinds), "first": first, "whole": whole, "both": both}

@@ -1,0 +1,182 @@
+"""What a run holds, as the report needs it: rows, codes, the quality of every query; and what a finding is."""
+
+import shlex
+import sys
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import jinja2
+import numpy as np
+
+from cbir_utils import metrics
+from cbir_utils.datasets import DatasetError
+from cbir_utils.index import Index
+from cbir_utils.methods import descriptors
+from cbir_utils.retrieval.retriever import run_data
+from cbir_utils.run import ArtifactError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+#: The verdict on a claim, an equation or a figure of the paper.
+HOLDS, IN_PART, FAILS, UNKNOWN = "holds", "holds in part", "does not hold", "not measured yet"
+
+#: The methods that are compared pair by pair, besides the best of the other kinds of autoencoder.
+COMPARED = ("pixels", "convolutional", "hog", "contrastive", "manifold", "fused")
+
+
+class Missing(ArtifactError):
+    """The report needs something that the run does not have; the message says what, and which command makes it."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The verdict on a claim, a figure or an equation of the paper, and the sentence with the numbers behind it."""
+
+    name: str
+    title: str
+    verdict: str
+    sentence: str
+    picture: Path | None = None  #: of a figure: this run's
+    functions: tuple = ()  #: of an equation: what implements it
+
+
+def templates():
+    """Jinja2's environment for this folder's templates; ``x|as(".3f")`` is ``format(x, ".3f")``."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=jinja2.select_autoescape(["html.j2"]),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+    )
+    environment.filters["as"] = format
+    return environment
+
+
+class Evidence:
+    """A run's artifacts, each loaded when it is first asked for; what is not there raises :class:`ArtifactError`."""
+
+    def __init__(self, run):
+        self.run, self.manifest = run, run.manifest
+        self.sentences = templates().get_template("sentences.j2")
+        self.left_out = {}  # methods whose queries could not be ranked, and why
+        if not self.manifest:
+            raise ArtifactError(f"{run.folder} holds no run; make one with {run.remedy('manifest.json')}")
+
+    def find(self, rule, **facts):
+        """The finding of a rule: its docstring is the title; it returns the verdict and the numbers of its sentence.
+
+        The verdict is "not measured yet" where the rule lacks an artifact.
+        """
+        try:
+            verdict, numbers = rule(self)
+            block = self.sentences.blocks[rule.__name__]
+            sentence = "".join(block(self.sentences.new_context(numbers)))
+        except ArtifactError as error:
+            verdict, sentence = UNKNOWN, self.plain(error)
+        title, sentence = (" ".join(text.split()) for text in (rule.__doc__, sentence))
+        return Finding(rule.__name__, title, verdict, sentence, **facts)
+
+    def plain(self, text):
+        """An error as the page shows it: commands as typed in the repository's folder, no paths of this machine."""
+        results = self.run.results.resolve()
+        shown = "results" if results == ROOT / "results" else str(self.run.results)
+        text = str(text).replace(f"{self.run.folder}/", "").replace(shlex.quote(sys.executable), "python")
+        return text.replace(str(results), shown)
+
+    def measured(self, experiment, name):
+        """What :mod:`cbir_utils.paper.experiments` measured; it is missing unless ``cbir measure`` was called."""
+        command = self.plain(
+            f"`python -m cbir_utils measure {experiment} --results {shlex.quote(str(self.run.folder))}`"
+        )
+        try:
+            return self.run.load_json(name)
+        except ArtifactError as error:
+            reason = "is damaged or was changed by hand" if self.run.path(name).exists() else "does not exist yet"
+            raise Missing(f"{name} {reason}; {command} makes it.") from error
+
+    @cached_property
+    def rows(self):
+        """The rows of ``metrics.json``, ``{(method, distance): row}``."""
+        return {(row["method"], row["distance"]): row for row in self.run.load_json("metrics.json")}
+
+    @cached_property
+    def data(self):
+        """The dataset, with labels."""
+        try:
+            data = run_data(self.run)
+        except DatasetError as error:
+            raise Missing(f"The images themselves are not at hand ({error}).") from error
+        if data.database.labels is None:
+            raise Missing("The dataset has no labels, and without them nothing can be evaluated.")
+        return data
+
+    def codes(self, method="convolutional"):
+        """A method's codes, database and queries: by default the paper's; of pixels, the images themselves as rows."""
+        if method == "pixels":
+            return descriptors.pixels(self.data.database.images), descriptors.pixels(self.data.queries.images)
+        return self.run.load_codes(method)
+
+    def bytes_per_image(self, method):
+        """What a method's code of an image takes; ``None`` if the codes are not there."""
+        with suppress(ArtifactError):
+            return self.codes(method)[0][0].nbytes
+
+    def hits(self, rows):
+        """The five nearest images of these queries by the paper's codes, fewer in a small database: ``Hits``."""
+        database, queries = self.codes()
+        own = None if self.data.own_rows is None else self.data.own_rows[rows]
+        k = min(5, len(database) - (own is not None))
+        return Index("euclidean").add(database).search(queries[rows], k, exclude_self=own)
+
+    @cached_property
+    def other_kinds(self):
+        """The other kinds of autoencoder than the paper's, best mAP first."""
+        rows = sorted(self.run.load_json("autoencoders.json"), key=lambda row: -row["mAP"])
+        kinds = [row["method"] for row in rows if row["weights"] and row["method"] != "convolutional"]
+        if not kinds:
+            raise Missing("There is no kind of autoencoder but the paper's in autoencoders.json.")
+        return kinds
+
+    @cached_property
+    def values(self):
+        """``{(method, distance): {"AP": (Q,), "P@5": (Q,)}}`` of the methods that the run has; of one training each.
+
+        What cannot be ranked is in ``left_out``, with the reason.
+        """
+        methods = list(COMPARED)
+        with suppress(ArtifactError):
+            methods[2:2] = self.other_kinds
+        ways = [("pixels", "euclidean"), ("convolutional", "euclidean"), *((method, "cosine") for method in methods)]
+        values = {}
+        for method, distance in ways:
+            try:
+                values[method, distance] = self._evaluate(method, distance)
+            except ArtifactError as error:
+                self.left_out[method] = self.plain(error)
+        if not values:
+            raise Missing(self.left_out["convolutional"])
+        return values
+
+    def value(self, method, distance):
+        """The values of one method's queries."""
+        if (method, distance) not in self.values:
+            raise Missing(self.left_out[method])
+        return self.values[method, distance]
+
+    def _evaluate(self, method, distance):
+        """AP and P@5 of every query, kept under the hash of the codes: a full ranking of MNIST takes a minute."""
+        data, (database, queries) = self.data, self.codes(method)
+        if len(database) - (data.own_rows is not None) < 5:
+            raise Missing("P@5 needs a database of five images or more.")
+        files = [f"{method}/codes_{split}.npy" for split in ("database", "queries") if method != "pixels"]
+        origin = [data.content_hash, *map(self.run.file_hash, files)]
+        name, kept = f"report/{method}_{distance}.json", {}
+        with suppress(ArtifactError):  # not there, or damaged: made anew
+            kept = self.run.load_json(name)
+        if kept.get("origin") != origin:
+            measured = metrics.evaluate(data, database, queries, distance)
+            kept = {"origin": origin, "AP": measured["AP"].tolist(), "P@5": measured["P@5"].tolist()}
+            self.run.save_json(name, kept)
+        return {metric: np.array(kept[metric]) for metric in ("AP", "P@5")}
