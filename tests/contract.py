@@ -148,7 +148,7 @@ class Contract:
         index = self.make()
         with pytest.raises(ValueError, match="the index is empty; add codes before searching it"):
             index.search(QUERIES, 1)
-        with pytest.raises(ValueError, match="the index is empty; add codes first"):
+        with pytest.raises(ValueError, match=r"ids name 1 id\(s\) that are not in the index, first 0"):
             index.remove([0])
 
 
@@ -183,11 +183,10 @@ class EngineContract(Contract):
         index.close()
         assert self.make().add(ROWS[7:9], [1, 2]).search(ROWS[5], 1).ids.tolist() == [[2**62]]
 
-    def test_batches_and_their_progress(self, monkeypatch):
+    def test_what_goes_over_in_several_calls(self, monkeypatch):
         monkeypatch.setattr("cbir_utils.scale.collection.NUMBERS", 16 * 70)
-        seen = []
-        index = self.make().add(ROWS, progress=lambda *numbers: seen.append(numbers))
-        assert seen == [(70, 300), (140, 300), (210, 300), (280, 300), (300, 300)]
+        index = self.make().add(ROWS)
+        assert len(index) == 300
         monkeypatch.setattr("cbir_utils.scale.collection.QUERIES", 5)
         assert_nearest(index.search(QUERIES, 10), ROWS, QUERIES, "euclidean")
         own = np.arange(12)
@@ -220,7 +219,7 @@ class EngineContract(Contract):
 
     def test_another_encoder_s_or_metric_s_collection_is_refused(self):
         self.make("cosine", encoder_hash="abc").add(ROWS).close()
-        with pytest.raises(EngineError, match=r"codes at .* holds the codes of another encoder \(abc…, not xyz…\)"):
+        with pytest.raises(EngineError, match="codes at .* holds the codes of another encoder: abc, not xyz; choose"):
             self.make(encoder_hash="xyz")
         with pytest.raises(EngineError, match=r"codes at .* has the metric cosine, not euclidean; choose another name"):
             self.make("euclidean")
@@ -251,7 +250,7 @@ class EngineContract(Contract):
         index = self.filled()
         with pytest.raises(ValueError, match="k is 16385, but Milvus returns 16384 hits at most; ask for fewer"):
             index.search(QUERIES, 16_385)
-        with pytest.raises(ValueError, match="k is 16384, but Milvus returns 16383 hits at most besides the query"):
+        with pytest.raises(ValueError, match="k is 16384, but Milvus returns 16383 hits at most; ask for fewer"):
             index.search(ROWS[:1], 16_384, exclude_self=[0])
         with pytest.raises(ValueError, match=r"ef must be from k \+ 2 = 12 to 32768, not 11"):
             index.search(QUERIES, 10, ef=11)

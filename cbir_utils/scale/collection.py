@@ -2,7 +2,7 @@
 
 Milvus keeps the codes: a path that ends in ``.db`` is its embedded engine (milvus-lite, in this process, exact), and
 ``http://host:port`` is a server or a cluster (an HNSW graph, approximate: Malkov and Yashunin 2020). To move from one
-to the next is to change the address::
+to the next, change the address::
 
     from cbir_utils.scale.collection import Collection
 
@@ -14,27 +14,29 @@ Needs the extra ``scale``; importing this module does not.
 """
 
 import atexit
-import hashlib
 import json
 import logging
 import os
 import re
+import sys
 import warnings
-from collections import Counter, deque
+from collections import Counter
 from contextlib import suppress
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 
 import numpy as np
+from tqdm.auto import tqdm
 
-from cbir_utils.codes import checked_codes, unit_length
-from cbir_utils.index import METRICS, Hits
+from cbir_utils.codes import checked_codes, checked_k, checked_queries, own_rows, rows_of, unit_length, whole_numbers
+from cbir_utils.index import Hits
+from cbir_utils.run import sha256
 
-#: The distances that are offered; Milvus has no Manhattan distance.
+#: The distances that Milvus offers of those of ``Index``.
 ENGINE_METRICS = ("euclidean", "cosine")
 
 #: Of the facts that are kept with a collection.
-FORMAT = 1
+FORMAT = 2
 
 #: Milvus returns no more hits than this for a query.
 MOST_HITS = 16_384
@@ -49,15 +51,18 @@ MOST_EF = 32_768
 #: Seconds to wait for a connection, and for an answer: a large collection takes its time to be loaded into memory.
 CONNECT, ANSWER, LOAD = 5, 60, 600
 
-#: Properties of a collection, where the facts about it are kept as JSON, and the id that the next code gets.
+#: Properties of a collection: facts about it as JSON, and the id that the next code gets.
 FACTS, NEXT_ID = "cbir_utils.facts", "cbir_utils.next_id"
+
+#: Milvus's code for a collection that a restarted server has not loaded yet.
+NOT_LOADED = 101
 
 #: In the folder of the embedded engine: the SHA-256 of each file, written when it is closed and removed when it is
 #: opened. milvus-lite itself takes a damaged manifest for an empty collection, and deletes the codes.
 SEAL = "seal.json"
 
-#: How many collections are open of each embedded engine, and what the libraries have logged.
-_OPEN, _LOGGED = Counter(), deque(maxlen=100)
+#: How many collections are open of each embedded engine.
+_OPEN = Counter()
 
 
 class EngineError(RuntimeError):
@@ -77,15 +82,14 @@ class Collection:
     Parameters
     ----------
     address : str or path
-        ``name.db`` for the embedded engine (a folder of that name appears), or ``http://host:port`` for a server.
+        ``name.db`` for the embedded engine (a folder of that name appears), or ``http://host:port`` for a server,
+        ``http://user:password@host:port`` for one that asks who is there.
     name : str
         Of the collection: letters, digits and underscores, not beginning with a digit.
     metric : {"euclidean", "cosine"}, optional
         Of a new collection euclidean if not given, of an existing one its own; another one is refused.
     encoder_hash : str, optional
         Hash of the encoder that made the codes. Kept with a new collection; an existing one of another's is refused.
-    token : str
-        ``user:password`` or an API key, for a server that asks for it.
 
     Attributes
     ----------
@@ -99,17 +103,14 @@ class Collection:
         collection is another encoder's or has another metric, or ``pymilvus`` is not installed.
     """
 
-    def __init__(self, address, name, *, metric=None, encoder_hash=None, token=""):
+    def __init__(self, address, name, *, metric=None, encoder_hash=None):
         self.address, self.name = str(address), name
         self.metric, self.encoder_hash, self.dimension = metric, encoder_hash, None
-        self._next = None  # the id that the next code gets, once it has been asked for
-        if metric is not None and metric not in METRICS:
-            raise ValueError(f"there is no metric {metric!r}; choose one of {', '.join(ENGINE_METRICS)}")
-        if metric is not None and metric not in ENGINE_METRICS:
+        if metric not in (None, *ENGINE_METRICS):
             raise ValueError(
                 f"Milvus has no metric {metric!r}; choose one of {', '.join(ENGINE_METRICS)}, or search with Index"
             )
-        self._client = _connect(self.address, name, token)
+        self._client = _connect(self.address, name)
         try:
             self._open()
         except BaseException:
@@ -132,59 +133,36 @@ class Collection:
 
     def close(self):
         """Leave the engine. The embedded one writes its file and lets go of it when its last collection is closed."""
-        if self._client is None:
-            return
-        self._client.close()
-        self._client = None
-        if _embedded(self.address):
-            _release(self.address)
+        if self._client is not None:
+            _disconnect(self.address, self._client)
+            self._client = None
 
-    def add(self, codes, ids=None, *, progress=None):
+    def add(self, codes, ids=None):
         """Add ``(N, D)`` float32 codes; a code whose id is there already replaces the one that was. Returns itself.
 
-        Parameters
-        ----------
-        codes : ndarray
-            ``(N, D)`` float32.
-        ids : sequence of int, optional
-            N different ids of 0 or more. Without them the numbering is continued, from 0 on: several programs that
-            add to one collection have to give ids.
-        progress : callable, optional
-            Called after each batch as ``progress(done, total)``, in codes.
-
-        Raises
-        ------
-        ValueError
-            For codes of the wrong dtype, rank or length, or not finite, and for ids that are not N different ones.
-        EngineError
-            If the engine fails in the middle; the message says how many codes have arrived. The same ``add`` with the
-            same ids loses and doubles nothing.
+        ``ids`` are N different ids of 0 or more. Without them the numbering is continued, from 0 on: several programs
+        that add to one collection have to give ids. Raises ValueError for unfit codes or ids, and EngineError if the
+        engine fails in the middle: the same ``add`` with the same ids then loses and doubles nothing.
         """
         exists = self._exists()
         codes = checked_codes(codes, "codes", self.dimension)
-        if ids is None:
-            first = self._next_id()
-            ids = np.arange(first, first + len(codes))
-        ids = _checked_ids(ids, len(codes))
+        next_id = self._next_id() if exists else 0
+        ids = np.arange(next_id, next_id + len(codes)) if ids is None else _new_ids(ids, len(codes))
         if not exists:
             self._create(codes.shape[1])
-        codes = self._vectors(codes)
-        step = max(1, NUMBERS // self.dimension)
-        for start in range(0, len(codes), step):
-            stop = min(start + step, len(codes))
-            rows = [{"id": i, "code": c} for i, c in zip(ids[start:stop].tolist(), codes[start:stop], strict=True)]
+        if ids.max() >= next_id:  # kept first: an id is never given twice, whatever fails later
+            self._call("alter_collection_properties", {NEXT_ID: str(ids.max() + 1)})
+        codes, step = self._vectors(codes), max(1, NUMBERS // self.dimension)
+        for start in tqdm(range(0, len(codes), step), disable=len(codes) <= step):
+            part = slice(start, start + step)
+            rows = [{"id": i, "code": code} for i, code in zip(ids[part].tolist(), codes[part], strict=True)]
             try:
                 self._call("upsert", rows)
             except EngineError as error:
-                arrived = f" (ids {ids[0]} to {ids[start - 1]})" if start else ""
                 raise EngineError(
-                    f"{error}; {start:,} of {len(codes):,} codes had arrived{arrived}: add the same codes with the "
-                    f"same ids again, from {ids[0]} to {ids[-1]}, and none is lost or doubled"
+                    f"{error}; {start:,} of {len(codes):,} codes had arrived: add the same codes with the same ids "
+                    f"again, from {ids[0]} to {ids[-1]}, and none is lost or doubled"
                 ) from error
-            if progress is not None:
-                progress(stop, len(codes))
-        if self._next is not None:
-            self._next = max(self._next, int(ids.max()) + 1)
         return self
 
     def remove(self, ids):
@@ -192,9 +170,7 @@ class Collection:
 
         Raises ValueError if an id is not in the collection; then nothing is removed.
         """
-        ids = self._known(ids, "ids")
-        self._call("alter_collection_properties", {NEXT_ID: str(self._next_id())})
-        for part in _parts(np.unique(ids)):
+        for part in _parts(self._known(ids, "ids")):
             self._call("delete", filter=_is_in(part))
         return self
 
@@ -223,36 +199,27 @@ class Collection:
         Raises
         ------
         ValueError
-            For k or ef out of range, an empty collection, unknown ids, or queries of the wrong dtype, rank or length,
-            or not finite.
+            For k or ef out of range, an empty collection, unknown ids, or unfit queries.
         """
-        if not self._exists():
-            raise ValueError("the index is empty; add codes before searching it")
-        queries = np.asarray(queries)
-        queries = checked_codes(queries[None] if queries.ndim == 1 else queries, "queries", self.dimension)
-        if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
-            raise ValueError(f"k must be a whole number of 1 or more, not {k!r}")
-        k, most = int(k), MOST_HITS - (exclude_self is not None)  # pymilvus takes no NumPy number
-        if k > most:
-            without = " besides the query itself" if exclude_self is not None else ""
-            raise ValueError(f"k is {k}, but Milvus returns {most} hits at most{without}; ask for fewer")
+        queries = checked_queries(queries, self.dimension if self._exists() else None)
+        k, without_self = checked_k(k, sys.maxsize if self.dimension else 0), exclude_self is not None
+        if k > MOST_HITS - without_self:
+            raise ValueError(f"k is {k}, but Milvus returns {MOST_HITS - without_self} hits at most; ask for fewer")
         if ef is not None and not k + 2 <= ef <= MOST_EF:
             raise ValueError(f"ef must be from k + 2 = {k + 2} to {MOST_EF}, not {ef!r}")
         own, filters = None, [""]
-        if exclude_self is not None:
-            own = self._known(exclude_self, "exclude_self")
-            if len(own) != len(queries):
-                raise ValueError(f"exclude_self has {len(own)} id(s) for {len(queries)} queries; give one for each")
+        if without_self:
+            known = self._known(exclude_self, "exclude_self")
+            own = known[own_rows(exclude_self, known, len(queries))]
         if subset is not None:
-            subset = np.unique(self._known(subset, "subset"))
-            _check_enough(k, len(subset), own)
+            subset = self._known(subset, "subset")
+            checked_k(k, len(subset), without_self)
             filters = [_is_in(part) for part in _parts(subset)]
-
         step = max(1, min(QUERIES, HITS // k, NUMBERS // self.dimension))
         blocks = []
         for start in range(0, len(queries), step):
             these = slice(start, start + step)
-            wanted = k + (own is not None)  # one more, in case the query itself is there
+            wanted = k + without_self  # one more, in case the query itself is there
             found = [self._nearest(queries[these], wanted, each, ef or max(EF, 4 * k)) for each in filters]
             distances, ids = (np.concatenate(part, axis=1) for part in zip(*found, strict=True))
             if own is not None:
@@ -261,7 +228,7 @@ class Collection:
         distances, ids = (np.concatenate(part) for part in zip(*blocks, strict=True))
         least = np.isfinite(distances).sum(axis=1).min()
         if least < k:
-            _check_enough(k, len(self) if subset is None else len(subset), own)
+            checked_k(k, len(self), without_self)
             raise EngineError(f"{self} found only {least} of {k} hits; ask for fewer, or give a larger ef")
         return Hits(distances.astype(np.float32), ids)
 
@@ -289,11 +256,9 @@ class Collection:
         vectors = self._vectors(queries)
         if self.metric == "cosine":
             vectors[:, -1] = 0  # a query of zeros is as far from codes of zeros as from the others
-        answer = self._call(
-            "search", vectors, anns_field="code", filter=expression, limit=ask, output_fields=["id"],
-            search_params={"metric_type": "L2", "params": {} if _embedded(self.address) else {"ef": ef}},
-            consistency_level="Strong",
-        )  # fmt: skip
+        how = {"metric_type": "L2", "params": {} if _embedded(self.address) else {"ef": ef}}
+        fields = {"anns_field": "code", "output_fields": ["id"], "consistency_level": "Strong"}
+        answer = self._call("search", vectors, filter=expression, limit=ask, search_params=how, **fields)
         squared, ids = np.full((len(queries), ask), np.inf), np.full((len(queries), ask), -1)
         for row, hits in enumerate(answer):  # Milvus does not take the root
             squared[row, : len(hits)], ids[row, : len(hits)] = hits.distances, hits.ids
@@ -316,7 +281,7 @@ class Collection:
         schema.add_field("id", pymilvus.DataType.INT64, is_primary=True)
         schema.add_field("code", pymilvus.DataType.FLOAT_VECTOR, dim=dimension + (self.metric == "cosine"))
         facts = {"format": FORMAT, "metric": self.metric, "dimension": dimension, "encoder_hash": self.encoder_hash}
-        properties = {FACTS: json.dumps(facts)}
+        properties = {FACTS: json.dumps(facts), NEXT_ID: "0"}
         try:
             self._call("create_collection", schema=schema, consistency_level="Strong", properties=properties)
         except EngineError:
@@ -334,119 +299,76 @@ class Collection:
 
     def _open(self):
         """Look for the collection; if there is one, check that it is the one that is asked for, and load it."""
-        facts = self._stored_facts()
-        self.metric = self.metric or facts.get("metric", "euclidean")
-        if facts:
-            self.encoder_hash = self.encoder_hash or facts["encoder_hash"]
-            self._check(facts)
-            self._load()
-            self.dimension = facts["dimension"]
+        if not self._call("has_collection"):
+            self.metric = self.metric or "euclidean"
+            return
+        try:
+            facts = json.loads(self._call("describe_collection")["properties"][FACTS])
+            facts = {name: facts[name] for name in ("format", "metric", "dimension", "encoder_hash")}
+        except (KeyError, TypeError, ValueError) as error:
+            raise EngineError(f"{self} was not made by cbir_utils; choose another name") from error
+        self.metric = self.metric or facts["metric"]
+        self.encoder_hash = self.encoder_hash or facts["encoder_hash"]
+        for name, what, wanted in (
+            ("format", "has the format", FORMAT),
+            ("metric", "has the metric", self.metric),
+            ("encoder_hash", "holds the codes of another encoder:", self.encoder_hash),
+        ):
+            if facts[name] != wanted:
+                raise EngineError(
+                    f"{self} {what} {str(facts[name])[:12]}, not {str(wanted)[:12]}; "
+                    f"choose another name, or delete it with drop({_shown(self.address)!r}, {self.name!r})"
+                )
+        self._load()
+        self.dimension = facts["dimension"]
 
     def _load(self):
         """Make the collection ready to be searched; with its index, unless it has one."""
         if not self._call("list_indexes"):
-            if _embedded(self.address):  # its HNSW has lost rows when it merged its files
-                kind = {"index_type": "FLAT"}
-            else:
-                kind = {"index_type": "HNSW", "params": {"M": M, "efConstruction": EF_CONSTRUCTION}}
+            graph = {"index_type": "HNSW", "params": {"M": M, "efConstruction": EF_CONSTRUCTION}}
             indexes = self._client.prepare_index_params()
-            indexes.add_index("code", metric_type="L2", **kind)
+            # The HNSW of the embedded engine has lost rows when it merged its files.
+            indexes.add_index(
+                "code", metric_type="L2", **({"index_type": "FLAT"} if _embedded(self.address) else graph)
+            )
             self._call("create_index", indexes, sync=False)
         self._call("load_collection", timeout=LOAD)
 
-    def _stored_facts(self):
-        """The facts that are kept with the collection; empty if there is no collection."""
-        if not self._call("has_collection"):
-            return {}
-        description = self._call("describe_collection")
-        for record in _LOGGED:  # a file that was not closed has no seal; what the engine misses it only logs
-            if record.name == "milvus_lite.engine.recovery" and record.levelno >= logging.WARNING:
-                raise EngineError(f"{self} is damaged ({record.getMessage()}); delete it and add the codes anew")
-        try:
-            facts = json.loads(description["properties"][FACTS])
-            return {name: facts[name] for name in ("format", "metric", "dimension", "encoder_hash")}
-        except (KeyError, TypeError, ValueError) as error:
-            raise EngineError(f"{self} was not made by cbir_utils; choose another name") from error
-
-    def _check(self, facts):
-        """Refuse a collection of a newer format, another metric or another encoder."""
-        instead = f"choose another name, or delete it with engine.drop({_shown(self.address)!r}, {self.name!r})"
-        if facts["format"] > FORMAT:
-            raise EngineError(
-                f"{self} has format {facts['format']}, and this version reads up to {FORMAT}; update cbir_utils"
-            )
-        if facts["metric"] != self.metric:
-            raise EngineError(f"{self} has the metric {facts['metric']}, not {self.metric}; {instead}")
-        if facts["encoder_hash"] != self.encoder_hash:
-            raise EngineError(
-                f"{self} holds the codes of another encoder ({str(facts['encoder_hash'])[:12]}…, not "
-                f"{self.encoder_hash[:12]}…); {instead}"
-            )
-
     def _next_id(self):
-        """One more than the highest id there has been; 0 for none."""
-        if self._next is None:
-            self._next = 0 if self.dimension is None else self._highest_id() + 1
-        return self._next
-
-    def _highest_id(self):
-        """The highest id there has been; -1 for none."""
-        properties = self._call("describe_collection")["properties"]
-
-        def reaches(low):
-            query = {"filter": f"id >= {low}", "output_fields": ["id"], "limit": 1}
-            return bool(self._call("query", consistency_level="Strong", **query))
-
-        # Milvus has no maximum. N different ids of 0 or more reach N - 1 at least, and mostly no further.
-        least = beyond = max(len(self), int(properties.get(NEXT_ID, 0)))
-        while reaches(beyond):
-            least, beyond = beyond + 1, 2 * beyond + 1
-        while least < beyond:
-            middle = (least + beyond) // 2
-            if reaches(middle):
-                least = middle + 1
-            else:
-                beyond = middle
-        return beyond - 1
+        """One more than the highest id there has been."""
+        return int(self._call("describe_collection")["properties"][NEXT_ID])
 
     def _known(self, ids, what):
-        """``ids`` as an array, after asking the engine whether it has them all."""
-        if not self._exists():
-            raise ValueError("the index is empty; add codes first")
-        ids = _whole_numbers(ids, what)
-        there = []
-        for part in _parts(np.unique(ids)):
+        """``ids``, ascending and each once, after asking the engine whether it has them all."""
+        ids, known = whole_numbers(ids, what), [np.empty(0, np.int64)]
+        for part in _parts(np.unique(ids)) if self._exists() else []:
             answer = self._call("query", filter=_is_in(part), output_fields=["id"], consistency_level="Strong")
-            there += [row["id"] for row in answer]
-        absent = ids[~np.isin(ids, there)]
-        if len(absent):
-            raise ValueError(f"{what} name {len(absent)} id(s) that are not in the index, first {absent[0]}")
-        return ids
+            known.append(np.array([row["id"] for row in answer], np.int64))
+        known = np.sort(np.concatenate(known))
+        rows_of(ids, known, what)
+        return known
 
     def _call(self, method, *arguments, timeout=ANSWER, **options):
         """Call a method of the client about this collection; whatever goes wrong becomes one sentence."""
         if self._client is None:
             raise EngineError(f"{self} has been closed; open it again with Collection")
-        call = partial(getattr(self._client, method), self.name, *arguments, timeout=timeout, **options)
+        call = getattr(self._client, method)
         try:
-            return _ask(self.address, call)
+            return _ask(self.address, call, self.name, *arguments, timeout=timeout, **options)
         except EngineError as error:
-            if method not in ("query", "search") or "not loaded" not in str(error):
+            if getattr(error.__cause__, "code", None) != NOT_LOADED or method == "load_collection":
                 raise
         self._load()  # the server has been started anew, and is not ready yet
-        return _ask(self.address, call)
+        return _ask(self.address, call, self.name, *arguments, timeout=timeout, **options)
 
 
-def drop(address, name, *, token=""):
+def drop(address, name):
     """Delete the collection ``name`` at ``address`` with all its codes; nothing happens if there is none."""
-    address = str(address)
-    client = _connect(address, name, token)
+    client = _connect(str(address), name)
     try:
-        _ask(address, client.drop_collection, name, timeout=ANSWER)
+        _ask(str(address), client.drop_collection, name, timeout=ANSWER)
     finally:
-        client.close()
-        if _embedded(address):
-            _release(address)
+        _disconnect(str(address), client)
 
 
 def _embedded(address):
@@ -458,7 +380,21 @@ def _shown(address):
     return re.sub(r"//[^/@]*@", "//", address)
 
 
-def _connect(address, name, token):
+def _ask(address, call, *arguments, **options):
+    """Call pymilvus; what it raises becomes an :class:`EngineError` of one sentence."""
+    import grpc
+    import pymilvus
+
+    try:
+        return call(*arguments, **options)
+    except (pymilvus.MilvusException, grpc.RpcError) as error:
+        reason = " ".join(str(getattr(error, "message", error)).split())[:300]
+        if isinstance(error, pymilvus.exceptions.ConnectionConfigException):
+            reason = "it is open in another program, or none of the engine's; close it there, or choose another name"
+        raise EngineError(f"Milvus at {_shown(address)} does not answer, or refuses: {reason}") from error
+
+
+def _connect(address, name):
     """A client of the engine at ``address``."""
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,254}", name):
         raise ValueError(f"{name!r} is no name of a collection: letters, digits and _ only, and no digit first")
@@ -474,40 +410,42 @@ def _connect(address, name, token):
             import milvus_lite  # noqa: F401
     except ImportError as error:
         raise EngineError(f"an engine needs the package {error.name}; install it: pip install -e '.[scale]'") from error
-    for logger in map(logging.getLogger, ("pymilvus", "pymilvus.milvus_client", "milvus_lite", "grpc._server")):
-        # Their tracebacks would stand above the sentences of this module.
-        logger.handlers, logger.propagate = [_LOG], False
-    _LOGGED.clear()
-    if _embedded(address):
-        try:
-            Path(address).parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise EngineError(f"{address} cannot be written ({error.strerror})") from error
+    for name in ("pymilvus", "pymilvus.milvus_client", "milvus_lite", "grpc._server"):
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)  # their tracebacks would stand above our sentences
     if not _embedded(address):
-        return _ask(address, pymilvus.MilvusClient, address, token=token, dedicated=True, timeout=CONNECT)
-    folder = os.path.abspath(address)
+        return _ask(address, pymilvus.MilvusClient, address, dedicated=True, timeout=CONNECT)
+    folder = Path(address).absolute()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EngineError(f"{address} cannot be written ({error.strerror}); choose another name") from error
     sealed = _OPEN[folder] or _check_seal(folder)
     client = _ask(address, pymilvus.MilvusClient, address, dedicated=True, timeout=CONNECT)
     if not sealed:
         warnings.warn(
             f"{address} was not closed properly: if an add was cut off, repeat it with the same ids", stacklevel=3
         )
-    Path(folder, SEAL).unlink(missing_ok=True)
+    (folder / SEAL).unlink(missing_ok=True)
     _OPEN[folder] += 1
     _close_at_exit()
     return client
 
 
-def _release(address):
+def _disconnect(address, client):
+    client.close()
+    if _embedded(address):
+        _release(Path(address).absolute())
+
+
+def _release(folder):
     """Stop the embedded engine of a file that nobody has open any more, so that other programs can open it."""
     from milvus_lite.server_manager import server_manager_instance
 
-    folder = os.path.abspath(address)
     _OPEN[folder] -= 1
     if not _OPEN[folder]:
-        server_manager_instance.release_server(folder)
+        server_manager_instance.release_server(str(folder))
         with suppress(OSError):  # without a seal there is a warning at the next start
-            Path(folder, SEAL).write_text(json.dumps(_hashes(folder), indent=1))
+            (folder / SEAL).write_text(json.dumps(_hashes(folder), indent=1))
 
 
 @cache
@@ -525,9 +463,9 @@ def _close_at_exit():
 def _check_seal(folder):
     """Compare an embedded engine's files with their hashes. Returns whether they were there, or nothing is to check."""
     try:
-        expected = json.loads(Path(folder, SEAL).read_text())
+        expected = json.loads((folder / SEAL).read_text())
     except (OSError, ValueError):
-        return not any(Path(folder).glob("collections/*"))
+        return not any(folder.glob("collections/*"))
     found = _hashes(folder)
     for name in sorted(expected | found):
         if expected.get(name) != found.get(name):
@@ -540,51 +478,8 @@ def _check_seal(folder):
 
 def _hashes(folder):
     """The SHA-256 of each file in a folder, by its path in there; without those that say nothing about the codes."""
-    hashes = {}
-    for path in sorted(Path(folder).rglob("*")):
-        if path.is_file() and path.name not in ("LOCK", SEAL):
-            with open(path, "rb") as file:
-                hashes[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
-    return hashes
-
-
-def _ask(address, call, *arguments, **options):
-    """Call pymilvus; what it raises becomes an :class:`EngineError` of one sentence."""
-    import grpc
-    import pymilvus
-
-    try:
-        return call(*arguments, **options)
-    except (pymilvus.MilvusException, grpc.RpcError) as error:
-        raise EngineError(_sentence(address, error)) from error
-
-
-def _sentence(address, error):
-    """What went wrong at ``address``."""
-    reason = str(getattr(error, "message", "")) or f"{error.code().name}: {error.details()}"
-    causes = [str(record.exc_info[1]) for record in _LOGGED if record.exc_info]
-    if causes and "Open local milvus failed" in reason:  # pymilvus knows no more; milvus-lite has logged the cause
-        reason = causes[-1]
-    reason = " ".join(reason.split())[:300]
-    if not _embedded(address):
-        if re.search("connect|unavailable|unimplemented|deadline|retry|timeout", f"{reason} {error}", re.I):
-            return f"no Milvus server answers at {_shown(address)}; start it, or correct address or token ({reason})"
-        return f"the Milvus server at {_shown(address)} refused: {reason}"
-    if "another process holds the lock" in reason:
-        return f"{address} is open in another program; close it there first"
-    if Path(address).is_file():
-        return f"{address} is a file that the embedded engine did not write; choose another name"
-    return f"the embedded engine cannot work with {address}: {reason}"
-
-
-class _Log(logging.Handler):
-    """Keeps what is logged, instead of printing it."""
-
-    def emit(self, record):
-        _LOGGED.append(record)
-
-
-_LOG = _Log()
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name not in ("LOCK", SEAL))
+    return {path.relative_to(folder).as_posix(): sha256(path) for path in sorted(files)}
 
 
 def _parts(ids):
@@ -596,17 +491,9 @@ def _is_in(ids):
     return f"id in {ids.tolist()}"
 
 
-def _whole_numbers(ids, what):
-    """Ids as an array, or a ValueError."""
-    ids = np.atleast_1d(np.asarray(ids))
-    if ids.ndim != 1 or not len(ids) or ids.dtype.kind not in "iu":
-        raise ValueError(f"{what} must be a non-empty sequence of whole numbers, not {ids.dtype} of shape {ids.shape}")
-    return ids
-
-
-def _checked_ids(ids, count):
+def _new_ids(ids, count):
     """Ids for ``count`` codes as int64, or a ValueError."""
-    ids = _whole_numbers(ids, "ids")
+    ids = whole_numbers(ids, "ids")
     if len(ids) != count:
         raise ValueError(f"ids has {len(ids)} id(s) for {count} codes; give one for each")
     if ids.min() < 0 or ids.max() > np.iinfo(np.int64).max:
@@ -615,16 +502,6 @@ def _checked_ids(ids, count):
     if len(values) < count:
         raise ValueError(f"ids name {(counts > 1).sum()} id(s) more than once, first {values[counts > 1][0]}")
     return ids.astype(np.int64)
-
-
-def _check_enough(k, count, own):
-    """Refuse a k that is more than the number of rows."""
-    if not count:
-        raise ValueError("the index is empty; add codes before searching it")
-    most = count - (own is not None)
-    if k > most:
-        without = " besides the query itself" if own is not None else ""
-        raise ValueError(f"k is {k}, but the index holds only {most} rows{without}")
 
 
 def _sorted(distances, ids, k):
