@@ -23,8 +23,8 @@ def memory_by_kind(ax, sizes, needed, chosen, budget):
     )
     ax.set(xscale="log", yscale="log", xlabel="images", ylabel="memory, GB")
     ax.legend(fontsize=11)
-    largest = max(size for size, name in zip(sizes, chosen, strict=True) if name is not None)
-    ax.set_title(f"In {budget / 1e9:.1f} GB: up to {largest:,.0f} images ({chosen[list(sizes).index(largest)]})")
+    largest, kind = max((budget * sizes[-1] / bytes_[-1], kind) for kind, bytes_ in needed.items())
+    ax.set_title(f"In {budget / 1e9:.1f} GB: up to {int(largest):,} images ({kind})")
 
 
 def recall_against_speed(ax, curves, k):

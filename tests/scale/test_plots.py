@@ -16,7 +16,7 @@ def test_memory_by_kind_marks_what_is_chosen_and_names_the_largest():
     ax = plt.figure().add_subplot()
     needed = {"exact": [1e6, 1e9, 1e12], "ivfpq": [1e5, 1e8, 1e11]}
     plots.memory_by_kind(ax, [10, 10_000, 10_000_000], needed, ["exact", "ivfpq", None], 2e9)
-    assert ax.get_title() == "In 2.0 GB: up to 10,000 images (ivfpq)"
+    assert ax.get_title() == "In 2.0 GB: up to 200,000 images (ivfpq)"
     marked = [line.get_xdata().tolist() for line in ax.lines if line.get_linestyle() == "None"]
     assert marked == [[10], [10_000]]
 
