@@ -157,7 +157,7 @@ def train_epoch(model, history, order, batch_size, batch_of):
     """
     losses = []
     for start in range(0, len(order) - batch_size + 1, batch_size):
-        model.reset_metrics()  # Keras before 3.X returned the mean of all losses since the last reset
+        model.reset_metrics()  # Keras before 3.15 returned the mean of all losses since the last reset
         losses.append(float(model.train_on_batch(*batch_of(order[start : start + batch_size]))))
     history.loss.append(float(np.mean(losses)))
     if not np.isfinite(history.loss[-1]):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cbir_utils.methods.binary import IterativeQuantization, hamming_distances
+from cbir_utils.methods.binary import BinaryIndex, IterativeQuantization, hamming_distances
 
 
 @pytest.fixture(scope="module")
@@ -12,13 +12,7 @@ def codes():
     return (rng.normal(size=(400, 20)) * np.linspace(3, 0.1, 20) + 5).astype(np.float32)
 
 
-def test_the_loss_never_grows_and_falls(codes):
-    losses = IterativeQuantization(16).fit(codes).losses
-    assert len(losses) == 51 and losses[-1] < losses[0]
-    assert all(later <= earlier + 1e-9 for earlier, later in zip(losses, losses[1:], strict=False))
-
-
-def test_bits_are_the_signs_of_the_rotated_codes(codes):
+def test_bits_are_the_signs_of_the_rotated_codes_of_unit_length(codes):
     quantizer = IterativeQuantization(8).fit(codes)
     packed = quantizer.encode(codes[:3])
     unit = codes / np.linalg.norm(codes, axis=1, keepdims=True)
@@ -26,49 +20,37 @@ def test_bits_are_the_signs_of_the_rotated_codes(codes):
     for row, code in zip(np.unpackbits(packed, axis=1), unit[:3], strict=True):
         values = [sum((code[d] - quantizer.mean[d]) * quantizer.matrix[d, bit] for d in range(20)) for bit in range(8)]
         assert [int(value > 0) for value in values] == row.tolist()
+    assert np.array_equal(quantizer.encode(codes[:3] * np.float32(4)), packed)
 
 
-def test_the_projection_is_principal_and_the_rotation_orthogonal(codes):
+def test_the_projection_is_principal_the_rotation_orthogonal_and_the_loss_falls(codes):
     quantizer = IterativeQuantization(8).fit(codes)
     np.testing.assert_allclose(quantizer.matrix.T @ quantizer.matrix, np.eye(8), atol=1e-9)
     unit = codes / np.linalg.norm(codes.astype(np.float64), axis=1, keepdims=True)
     centred = unit - unit.mean(axis=0)
-    kept = np.square(centred @ quantizer.matrix).sum()
-    np.testing.assert_allclose(kept, np.square(np.linalg.svd(centred)[1][:8]).sum())
+    _, lengths, directions = np.linalg.svd(centred, full_matrices=False)
+    np.testing.assert_allclose(np.square(centred @ quantizer.matrix).sum(), np.square(lengths[:8]).sum())
+    values = centred @ directions[:8].T
+    slow = np.mean([sum((np.sign(v) - v) ** 2 for v in row) for row in values])
+    np.testing.assert_allclose(quantizer.unrotated_loss, slow)
+    assert len(quantizer.losses) == 51 and quantizer.losses[-1] < quantizer.losses[0]
+    assert all(later <= earlier + 1e-9 for earlier, later in zip(quantizer.losses, quantizer.losses[1:], strict=False))
 
 
 def test_more_bits_than_numbers_are_filled_by_the_rotation(codes):
-    quantizer = IterativeQuantization(64).fit(codes)
-    packed = quantizer.encode(codes)
-    assert packed.shape == (400, 8)
+    packed = IterativeQuantization(64).fit(codes).encode(codes)
     share = np.unpackbits(packed, axis=1).mean(axis=0)
-    assert share.min() > 0 and share.max() < 1, "no bit is always the same"
+    assert packed.shape == (400, 8) and share.min() > 0 and share.max() < 1, "no bit is always the same"
 
 
-def test_near_codes_differ_in_few_bits(codes):
-    quantizer = IterativeQuantization(16).fit(codes)
-    own = hamming_distances(quantizer.encode(codes + np.float32(1e-3)), quantizer.encode(codes))
-    assert np.diag(own).mean() < 0.1 < own.mean()
-
-
-def test_the_unrotated_loss_is_that_of_the_principal_directions(codes):
-    unit = codes / np.linalg.norm(codes.astype(np.float64), axis=1, keepdims=True)
-    centred = unit - unit.mean(axis=0)
-    values = centred @ np.linalg.svd(centred, full_matrices=False)[2][:8].T
-    slow = np.mean([sum((np.sign(v) - v) ** 2 for v in row) for row in values])
-    np.testing.assert_allclose(IterativeQuantization(8).fit(codes).unrotated_loss, slow)
-
-
-def test_the_length_of_a_code_does_not_matter(codes):
-    quantizer = IterativeQuantization(16).fit(codes)
-    assert np.array_equal(quantizer.encode(codes), quantizer.encode(codes * np.float32(4)))
-
-
-def test_hamming_distances_count_bits():
+def test_hamming_distances_count_bits_and_the_index_finds_the_nearest():
     rng = np.random.default_rng(0)
-    a, b = (rng.integers(256, size=(n, 4), dtype=np.uint8) for n in (3, 5))
+    a, b = (rng.integers(256, size=(n, 4), dtype=np.uint8) for n in (3, 50))
     slow = [[sum(bin(x ^ y).count("1") for x, y in zip(p.tolist(), q.tolist(), strict=True)) for q in b] for p in a]
     assert hamming_distances(a, b).tolist() == slow
+    hits = BinaryIndex(b).search(a, 7)
+    assert hits.distances.tolist() == np.sort(slow, axis=1)[:, :7].tolist()
+    assert np.take_along_axis(np.array(slow), hits.ids, axis=1).tolist() == hits.distances.tolist()
 
 
 def test_bad_input_is_named(codes):
@@ -80,3 +62,8 @@ def test_bad_input_is_named(codes):
         IterativeQuantization(8).fit(np.full((4, 8), np.nan))
     with pytest.raises(ValueError, match="have 19 numbers each, but it was fitted to 20"):
         IterativeQuantization(8).fit(codes).encode(codes[:, :19])
+    index = BinaryIndex(np.zeros((4, 2), np.uint8))
+    with pytest.raises(ValueError, match=r"packed uint8 \(N, 2\), not uint8 \(1, 3\)"):
+        index.search(np.zeros((1, 3), np.uint8), 1)
+    with pytest.raises(ValueError, match="k is 5, but the index holds only 4 rows"):
+        index.search(np.zeros((1, 2), np.uint8), 5)

@@ -1,0 +1,61 @@
+"""The steps that notebook 08 and ``learn`` share, on drawn shapes; and what a second is a second of."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cbir_utils.datasets import load_dataset
+from cbir_utils.methods import steps
+from cbir_utils.methods.descriptors import oriented_gradients
+from cbir_utils.methods.manifold import DiffusionMap, fuse
+from cbir_utils.run import Run
+from cbir_utils.training import encode, load_model
+
+NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
+
+
+def test_every_step_is_kept_with_what_it_needs_to_encode_a_query(tmp_path):
+    data, run = load_dataset("shapes"), Run("shapes", tmp_path)
+    model, history = steps.train_contrastive(data, epochs=1, batch_size=128, verbose=False)
+    codes = steps.encode_both(model.encoder, data)
+    steps.keep_contrastive(run, model, history, codes, epochs=1)
+    edges = steps.fit_edges(data)
+    joint = steps.join_both(data, codes, edges, 0.5)
+    steps.keep_joint(run, edges, joint, 0.5)
+    manifold = DiffusionMap.fit(joint[0], k=5, dimensions=8)
+    mapped = steps.map_both(manifold, joint, data)
+    steps.keep_map(run, manifold, mapped, steps.fuse_both(mapped, joint))
+
+    assert run.load_json("contrastive/history.json")["settings"] == {"epochs": 1}
+    assert run.manifest["edge_weight"] == 0.5
+    one = data.queries.images[:1]
+    plain = encode(load_model(run.checked_path("contrastive/encoder.keras")), one)
+    beside = fuse(plain, steps.Projection.load(run.checked_path("joint/edges.npz"))(oriented_gradients(one)), 0.5)
+    found = DiffusionMap.load(run.checked_path("manifold/diffusion_map.npz"), run.load_codes("joint")[0]).embed(beside)
+    expected = {"contrastive": plain, "joint": beside, "manifold": found, "fused": fuse(found, beside)}
+    for method, query in expected.items():
+        np.testing.assert_allclose(run.load_codes(method)[1][:1], query, rtol=1e-3, atol=1e-5)
+
+
+def test_timed_times_the_call_alone():
+    def call():
+        time.sleep(0.05)
+        return "result"
+
+    result, seconds = steps.timed(call)
+    assert result == "result" and 0.05 <= seconds < 1
+    code = "import sys, cbir_utils.methods.steps; print('sklearn.decomposition' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "True", "else the first projection's seconds are those of an import"
+
+
+@pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("0[6-9]_*.ipynb")), ids=lambda path: path.stem)
+def test_no_notebook_reads_a_clock_of_its_own(path):
+    """A timer that is started in one cell and read in the next times the reader."""
+    cells = json.loads(path.read_text())["cells"]
+    assert not [cell["source"] for cell in cells if "perf_counter" in "".join(cell["source"])]
