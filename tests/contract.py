@@ -219,7 +219,7 @@ class EngineContract(Contract):
 
     def test_another_encoder_s_or_metric_s_collection_is_refused(self):
         self.make("cosine", encoder_hash="abc").add(ROWS).close()
-        with pytest.raises(EngineError, match="codes at .* holds the codes of another encoder: abc, not xyz; choose"):
+        with pytest.raises(EngineError, match="codes at .* has the encoder_hash abc, not xyz; choose another name"):
             self.make(encoder_hash="xyz")
         with pytest.raises(EngineError, match=r"codes at .* has the metric cosine, not euclidean; choose another name"):
             self.make("euclidean")

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy.ndimage import grey_dilation
 
 sys.path.insert(0, str(Path(__file__).parent))
 import bench_scale  # noqa: E402
@@ -51,13 +50,6 @@ def test_without_a_deformation_the_images_are_unchanged(images):
     assert (bench_scale.deformed(few, Still()) == few).all()
 
 
-def test_neighbourhood_equals_scipy(images):
-    views = images[:5, :, :, 0].astype(np.float32).transpose(1, 2, 0)
-    wide = bench_scale.neighbourhood(views, np.maximum)
-    assert (wide == grey_dilation(views, size=(3, 3, 1))).all()
-    assert (bench_scale.neighbourhood(views, np.minimum) <= views).all()
-
-
 def test_merging_batch_by_batch_equals_one_search():
     rng = np.random.default_rng(0)
     rows, queries = rng.random((90, 4), np.float32), rng.random((7, 4), np.float32)
@@ -69,8 +61,7 @@ def test_merging_batch_by_batch_equals_one_search():
 
 
 def test_the_exponent_of_a_known_power_law():
-    b, a = bench_scale.exponent([10, 100, 1000], [3 * n**0.5 for n in (10, 100, 1000)])
-    assert b == pytest.approx(0.5) and a == pytest.approx(3)
+    assert bench_scale.exponent([10, 100, 1000], [3 * n**0.5 for n in (10, 100, 1000)]) == pytest.approx(0.5)
 
 
 @pytest.mark.long
@@ -90,7 +81,6 @@ def test_the_whole_on_20_000_images(tmp_path):
     for row in found["rows"]:
         assert row["recall@10"] >= 0.8  # tuned to more on rows; the queries are unlike most of them
         assert row["index_bytes_per_image"] < 60  # the lists' centres weigh more the fewer images there are
-    assert found["on paper"]["rows"] == 10**9
     assert (tmp_path / "bench" / "scale_digits.png").stat().st_size > 10_000
 
     # The codes are those of the stream's images, and the true neighbours those of an exact search.

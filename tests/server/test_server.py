@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from contract import QUERIES, ROWS, EngineContract, assert_nearest
 
-from cbir_utils.scale import collection
+from cbir_utils.scale import collection, engine
 from cbir_utils.scale.collection import Collection, EngineError, drop
 
 
@@ -52,7 +52,7 @@ def test_a_server_that_dies_between_two_batches_loses_and_doubles_nothing(server
     drop(server.address, "interrupted")
     index = Collection(server.address, "interrupted", encoder_hash="abc")
     bystander = Collection(server.address, "bystander").add(ROWS)
-    ask, upserts = collection._ask, []
+    ask, upserts = engine.ask, []
 
     def die(address, call, *arguments, **options):
         upserts.extend(arguments if call.__name__ == "upsert" else ())
@@ -62,7 +62,7 @@ def test_a_server_that_dies_between_two_batches_loses_and_doubles_nothing(server
 
     try:
         with monkeypatch.context() as patch, pytest.raises(EngineError) as caught:
-            patch.setattr(collection, "_ask", die)
+            patch.setattr(engine, "ask", die)
             index.add(ROWS)
         assert str(caught.value).startswith(f"Milvus at {server.address} does not answer, or refuses: ")
         assert "100 of 300 codes had arrived: add the same codes with the same ids again, from 0 to 299" in str(
