@@ -67,8 +67,26 @@ class IterativeQuantization:
         return np.packbits((codes - self.mean) @ self.matrix > 0, axis=1)
 
 
+def keep_binary(run, quantizer, database, queries):
+    """Keep the binary codes of codes ``(N, D)`` and ``(Q, D)`` and what makes such codes; returns them.
+
+    Bits of other codes: ``(codes at unit length - mean) @ matrix > 0``, with the arrays of ``binary/rotation.npz``.
+    """
+    packed = quantizer.encode(database), quantizer.encode(queries)
+    names = "binary/codes_database.npy", "binary/codes_queries.npy", "binary/rotation.npz"
+    with run.writing(*names) as (first, second, rotation):
+        np.save(first, packed[0])
+        np.save(second, packed[1])
+        np.savez(rotation, mean=quantizer.mean, matrix=quantizer.matrix)
+    return packed
+
+
 def hamming_distances(queries, database):
-    """In how many bits queries and images differ: packed ``(Q, B)`` and ``(N, B)`` uint8 → int16 ``(Q, N)``."""
+    """In how many bits queries and images differ: packed ``(Q, B)`` and ``(N, B)`` uint8 → int16 ``(Q, N)``.
+
+    >>> hamming_distances(np.array([[0b1011]], np.uint8), np.array([[0b1010], [0b0100]], np.uint8))
+    array([[1, 4]], dtype=int16)
+    """
     bits = 8 * database.shape[1]
     signs = [2 * np.unpackbits(rows, axis=1).astype(np.float32) - 1 for rows in (queries, database)]
     return ((bits - signs[0] @ signs[1].T) / 2).astype(np.int16)  # float32 is exact for whole numbers below 2^24

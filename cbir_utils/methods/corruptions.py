@@ -1,4 +1,4 @@
-"""What can go wrong with a query image: noise, turning, moving, covering, other pens, blur.
+"""What can go wrong with a query image: noise, rotation, shift, occlusion, other pens, blur.
 
 Each corruption has a strength, 0 for none; the same seed corrupts the same images in the same way.
 """
@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy import ndimage
+from tqdm.auto import tqdm
 
 
 class Corruption(NamedTuple):
@@ -20,11 +21,10 @@ class Corruption(NamedTuple):
 def corrupt(images, kind, strength, *, seed=0, light=False):
     """Corrupt images: ``(N, H, W, C)`` uint8 → the same shape, uint8.
 
-    ``kind`` is one of ``CORRUPTIONS`` and ``strength`` a number in the unit given there: 0 leaves the images as they
-    are. What is random (noise, the sense of a rotation, the direction of a shift, the side that is covered) is drawn
-    for each image from ``seed``. With ``light`` (``Dataset.light``) the images are dark on light: what is covered or
-    moved in is white then, and wider strokes are wider dark ones. Raises ValueError for images of the wrong form, an
-    unknown kind or a strength out of range.
+    ``kind`` is one of ``CORRUPTIONS`` and ``strength`` a number in the unit given there. What is random (noise, the
+    sense of a rotation, the direction of a shift, the side that is covered) is drawn for each image from ``seed``. With
+    ``light`` (``Dataset.light``) the images are dark on light: then the ground is white and wider strokes are dark.
+    Raises ValueError for images of the wrong form, an unknown kind or a strength out of range.
     """
     images = np.asarray(images)
     if images.ndim != 4 or images.dtype != np.uint8:
@@ -46,13 +46,12 @@ def corrupt(images, kind, strength, *, seed=0, light=False):
 def sweep(images, measure, *, seed=0, light=False):
     """``measure(images)`` at every strength of every corruption: ``{kind: [one value per strength]}``."""
     clean = measure(images)  # strength 0 of them all
-    return {
-        kind: [
-            measure(corrupt(images, kind, strength, seed=seed, light=light)) if strength else clean
-            for strength in corruption.strengths
-        ]
-        for kind, corruption in CORRUPTIONS.items()
-    }
+
+    def measured(kind, strength):
+        return measure(corrupt(images, kind, strength, seed=seed, light=light)) if strength else clean
+
+    kinds = tqdm(CORRUPTIONS, "corruptions", leave=False, delay=2)
+    return {kind: [measured(kind, strength) for strength in CORRUPTIONS[kind].strengths] for kind in kinds}
 
 
 def _noise(images, strength, rng):

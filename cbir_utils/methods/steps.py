@@ -1,6 +1,7 @@
-"""From images to fused codes in small steps: notebook 08 shows what lies between them, ``learn`` takes them at once.
+"""Small steps that lessons and the package share.
 
-Codes come in pairs here: the database's ``(N, D)`` and the queries' ``(Q, D)``, float32.
+From images to fused codes: notebook 08 shows what lies between the steps, ``learn`` takes them at once. Codes come in
+pairs here: the database's ``(N, D)`` and the queries' ``(Q, D)``, float32.
 """
 
 import time
@@ -11,7 +12,8 @@ from cbir_utils.methods.contrastive import build_contrastive, fit_contrastive
 from cbir_utils.methods.descriptors import Projection, oriented_gradients
 from cbir_utils.methods.manifold import fuse
 from cbir_utils.methods.views import Augmentation
-from cbir_utils.training import encode
+from cbir_utils.models import Autoencoder
+from cbir_utils.training import History, encode, load_model
 
 #: The artifact that all codes here come from.
 ENCODER = "contrastive/encoder.keras"
@@ -25,6 +27,15 @@ def timed(call):
     start = time.perf_counter()
     result = call()
     return result, time.perf_counter() - start
+
+
+def kept_model(run, method, **settings):
+    """The ``(Autoencoder, History)`` that a run keeps for a method, if it was trained with these settings; or None."""
+    history = run.load_json(f"{method}/history.json")
+    if not settings.items() <= history.pop("settings").items():
+        return None
+    encoder, whole = (load_model(run.checked_path(f"{method}/{name}.keras")) for name in ("encoder", "autoencoder"))
+    return Autoencoder(encoder, whole.get_layer("decoder"), whole), History(**history)
 
 
 def train_contrastive(data, *, seed=0, **settings):
@@ -75,6 +86,13 @@ def keep_contrastive(run, model, history, codes, **settings):
     """Keep the network, how it was trained, and its codes."""
     run.keep_model("contrastive", model, history, **settings)
     run.keep("contrastive", *codes, encoder=ENCODER)
+
+
+def keep_pca(run, projection, codes):
+    """Keep the principal directions of the pixels, and the codes on them."""
+    with run.writing("pca/projection.npz") as path:
+        projection.save(path)
+    run.keep("pca", *codes, encoder="pca/projection.npz")
 
 
 def keep_joint(run, edges, joint, weight=EDGE_WEIGHT):
