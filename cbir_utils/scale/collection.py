@@ -179,8 +179,6 @@ class Collection:
             raise EngineError(f"{self} found only {least} of {k} hits; ask for fewer, or give a larger ef")
         return Hits(distances.astype(np.float32), ids)
 
-    # -- how it is done ---------------------------------------------------------------------------------------
-
     def _answers(self, expression, ef, queries, ask):
         """Distances and ids that the engine answers, ``(Q, ask)``; where it finds fewer, infinity and -1."""
         vectors = _vectors(queries, self.metric)

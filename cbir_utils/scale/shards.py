@@ -64,8 +64,7 @@ def encode_shards(source, encoder, folder, *, shard_size=4096, workers=2, addres
     ----------
     source : str or Path
         What :func:`~cbir_utils.datasets.load_dataset` takes: its database is encoded. Of a folder of images, each
-        worker reads its own, and fits them to what the encoder takes; ids are relative paths. Other ids are row
-        numbers, ``"0"`` and so on.
+        worker reads its own and fits them to what the encoder takes. Ids are relative paths, or else row numbers.
     encoder : str or Path
         The encoder's ``.keras`` file; the workers get its content.
     folder : str or Path
@@ -90,7 +89,7 @@ def encode_shards(source, encoder, folder, *, shard_size=4096, workers=2, addres
     if shard_size < 1 or workers < 1:
         raise ValueError(f"shard_size and workers must be 1 or more, not {shard_size} and {workers}")
     encoder, folder = Path(encoder), Path(folder).resolve()
-    if Path(source).is_dir() and folder.is_relative_to(Path(source).resolve()):
+    if folder_kind(source) and folder.is_relative_to(Path(source).resolve()):
         raise ShardError(f"{folder} lies in the source {source}; choose another folder for the shards")
     _check_encoder(encoder)
     ids, read, signature, rejects = _open(source)
@@ -119,22 +118,9 @@ def encode_shards(source, encoder, folder, *, shard_size=4096, workers=2, addres
 def read_shards(folder, *, encoder_hash=None):
     """Read what :func:`encode_shards` wrote, shard by shard: for databases larger than memory.
 
-    Parameters
-    ----------
-    folder : str or Path
-    encoder_hash : str, optional
-        SHA-256 of the encoder that must have made the codes.
-
-    Returns
-    -------
-    iterator
-        Of pairs: ids, a list of n str, and codes, ``(n, D)`` float32, in the order of the source.
-
-    Raises
-    ------
-    ShardError
-        At once if the manifest or a shard is missing or the encoder is another one; while reading, if a shard is
-        damaged or came from elsewhere.
+    Yields pairs in the order of the source: ids, a list of n str, and codes, ``(n, D)`` float32. ``encoder_hash`` is
+    the SHA-256 of the encoder that must have made the codes. Raises ShardError: at once if the manifest or a shard is
+    missing or the encoder is another one, while reading if a shard is damaged or came from elsewhere.
     """
     _parquet()
     folder = Path(folder)
@@ -198,7 +184,7 @@ def _read_file(folder, row, name, shape):
 
 
 def _rows(ids, first, count):
-    """A table of rows and ids for a worker, one for each shard."""
+    """The table of rows and ids that a worker gets for a shard."""
     import pyarrow
 
     names = [os.fsencode(name) for name in ids[first : first + count]]  # a file name need not be valid UTF-8
@@ -279,7 +265,7 @@ def _encoded(tables, content, read, workers, address):
         results.context.raise_original_map_exception = True
         yield from results.iter_batches(batch_size=None, batch_format="pyarrow")
     except (ray.exceptions.RayError, ray.data.exceptions.ExecutionTimeoutError) as error:
-        cause = getattr(error, "cause", None) or error
+        cause, *_ = str(getattr(error, "cause", None) or error).splitlines()
         raise ShardError(f"the workers failed ({cause}); finished shards are kept") from error
     finally:
         if started:
@@ -293,16 +279,17 @@ def _start(workers, address):
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # else it reports to its makers
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     quiet = {"log_to_driver": False, "logging_level": logging.CRITICAL}
-    if address is None:
-        ray.init("local", num_cpus=workers, include_dashboard=False, **quiet)
-        return
     try:
-        host, _, port = address.removeprefix("ray://").rpartition(":")
-        if host:
-            socket.create_connection((host, port), timeout=CONNECT).close()
-        ray.init(address, runtime_env={"py_modules": [str(Path(__file__).parents[1])]}, **quiet)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise ShardError(f"no Ray answers at {address} ({error}); start one there with `ray start --head`") from error
+        if address is None:
+            ray.init("local", num_cpus=workers, include_dashboard=False, **quiet)
+        else:
+            host, _, port = address.removeprefix("ray://").rpartition(":")
+            if host:
+                socket.create_connection((host, port), timeout=CONNECT).close()
+            ray.init(address, runtime_env={"py_modules": [str(Path(__file__).parents[1])]}, **quiet)
+    except Exception as error:  # where its time is up, Ray raises no more special one
+        where = address or "this machine"
+        raise ShardError(f"no Ray answers at {where} ({error}); start one there with `ray start --head`") from error
 
 
 # -- shards on disk -------------------------------------------------------------------------------------------------

@@ -150,7 +150,7 @@ def test_a_path_that_cannot_be_written_is_named(tmp_path, name):
 
 
 @pytest.mark.parametrize("facts, message", [
-    ('{"format": 1, "metric": "cosine", "dimension": 16, "encoder_hash": ""}', "codes at .* has the format 1, not 2; choose another"),
+    ('{"format": 1, "metric": "", "dimension": 16, "encoder_hash": ""}', "codes at .* has the format 1, not 2; choose"),
     ("7", "codes at .* was not made by cbir_utils; choose another name"),
 ])  # fmt: skip
 def test_a_collection_of_others_or_of_another_version_is_refused(path, facts, message):
