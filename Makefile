@@ -3,13 +3,15 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 STAMP = $(VENV)/.installed
-PIP = $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint requirements.txt
+OLDEST = results/oldest
+PIP = "$(BIN)/python" -m pip install --disable-pip-version-check --quiet --constraint requirements.txt
 PORT ?= 8866
 CBIR_RESULTS ?= results
 DATASET ?= mnist
 NOTEBOOKS ?= notebooks
+ONLY ?= [0-9][0-9]_*
 LESSONS = 00_neural_network_primer 10_search_your_images
-NBVAL = $(BIN)/python -m pytest --nbval-lax --nbval-sanitize-with tests/nbval.cfg --nbval-cell-timeout 300
+NBVAL = "$(BIN)/python" -m pytest --nbval-lax --nbval-sanitize-with tests/nbval.cfg --nbval-cell-timeout 300
 BROWSER = $(firstword $(foreach name,chromium chromium-browser google-chrome,$(shell command -v $(name) 2>/dev/null)))
 
 # Installing without a network, from what `make wheelhouse` has collected: make run WHEELHOUSE=wheelhouse
@@ -18,25 +20,25 @@ export PIP_NO_INDEX = 1
 export PIP_FIND_LINKS = $(abspath $(WHEELHOUSE))
 endif
 
-.PHONY: run test test-modules test-notebooks test-series test-lessons test-browser test-scale test-workshop lab app paper report paper-seeds seeds notebooks readme workshop wheelhouse bench bench-scale clean lock
+.PHONY: run test test-modules test-notebooks test-series test-lessons test-browser test-scale test-workshop test-oldest lab app paper report paper-seeds seeds notebooks results workshop wheelhouse bench bench-scale clean lock
 
 run: $(STAMP)  ## notebooks 01-05 on the bundled digits, then the table of results
-	$(BIN)/python -m cbir_utils run
+	"$(BIN)/python" -m cbir_utils run
 
 test: $(VENV)/.installed-scale  ## ruff, then pytest and nbval, two of the three parts at a time: one for each core
-	$(BIN)/ruff format --check .
-	$(BIN)/ruff check .
+	"$(BIN)/ruff" format --check .
+	"$(BIN)/ruff" check .
 	$(MAKE) -j2 $(if $(filter output-sync,$(.FEATURES)),--output-sync=line) test-modules test-series test-lessons
 
 test-modules: $(VENV)/.installed-scale  ## pytest
-	$(BIN)/python -m pytest -m "not long" tests
+	"$(BIN)/python" -m pytest -m "not long" tests
 
 test-notebooks: test-series test-lessons  ## nbval, on copies of the notebooks
 
 test-series: $(VENV)/.installed-scale  ## nbval: the notebooks that build on each other
 	rm -rf results/check/series && mkdir -p results/check/series && cp -r notebooks results/check/series/
 	cd results/check/series/notebooks && rm $(LESSONS:=.ipynb)
-	$(BIN)/python tests/shorten.py results/check/series/notebooks/*.ipynb
+	"$(BIN)/python" tests/shorten.py results/check/series/notebooks/*.ipynb
 	$(NBVAL) results/check/series/notebooks
 
 test-lessons: $(VENV)/.installed-scale  ## nbval: the notebooks that stand alone
@@ -47,56 +49,65 @@ test-lessons: $(VENV)/.installed-scale  ## nbval: the notebooks that stand alone
 test-browser:  ## JupyterLab and the app in a real browser; screenshots and latencies in results/browser
 	@test -n "$(BROWSER)" || { echo "make test-browser needs a browser: install chromium (apt-get install chromium)"; exit 1; }
 	$(MAKE) $(VENV)/.installed-app $(VENV)/.installed-browser
-	test -f results/browser/results/digits/metrics.json || $(BIN)/python -m cbir_utils run --results results/browser/results
+	test -f results/browser/results/digits/metrics.json || "$(BIN)/python" -m cbir_utils run --results results/browser/results
 	rm -rf results/browser/notebooks && cp -r notebooks results/browser/notebooks
-	$(BIN)/python -m pytest --capture=no tests/browser
+	"$(BIN)/python" -m pytest --capture=no tests/browser
 
 test-scale: $(VENV)/.installed-scale $(VENV)/.installed-server  ## what takes longer: workers that are killed, a small make bench-scale, the contract on a real Milvus server
-	$(BIN)/python -m pytest -m long tests
-	$(BIN)/python -m pytest tests/server
+	"$(BIN)/python" -m pytest -m long tests
+	"$(BIN)/python" -m pytest tests/server
 
 test-workshop: $(STAMP)  ## the participants' notebooks, run as handed out: no empty exercise passes; seconds of each
-	$(BIN)/python tests/run_workshop.py
+	"$(BIN)/python" tests/run_workshop.py
+
+test-oldest: $(OLDEST)/.installed  ## what learns and searches, with the lowest versions that pyproject.toml allows
+	"$(OLDEST)/bin/python" -m pytest tests/test_training.py tests/test_models.py tests/test_index.py tests/test_run.py \
+		tests/test_store.py tests/test_metrics.py tests/test_datasets.py tests/test_plots.py tests/methods tests/folders \
+		tests/retrieval tests/runner
 
 lab: $(STAMP)  ## JupyterLab in notebooks/, or another folder: NOTEBOOKS=results/workshop
-	$(BIN)/jupyter lab --notebook-dir $(NOTEBOOKS)
+	"$(BIN)/jupyter" lab --notebook-dir "$(NOTEBOOKS)"
 
 app: $(VENV)/.installed-app  ## the explorer as a page on this machine: PORT=8866, CBIR_DATASET=digits, CBIR_RESULTS=results
-	cd notebooks/app && CBIR_RESULTS="$(abspath $(CBIR_RESULTS))" $(abspath $(BIN))/voila --port $(PORT) explorer.ipynb
+	cd notebooks/app && CBIR_RESULTS="$(abspath $(CBIR_RESULTS))" "$(abspath $(BIN))/voila" --port $(PORT) explorer.ipynb
 
 paper: $(STAMP)  ## MNIST with the paper's values, to the report; a second start goes on where the first stopped
-	$(BIN)/python -m cbir_utils run --dataset mnist --profile paper --to 12 --skip 10 --skip 11 --resume
+	"$(BIN)/python" -m cbir_utils run --dataset mnist --profile paper --to 12 --skip 10 --skip 11 --resume
 
 report: $(STAMP)  ## the report on the paper anew, from the artifacts: DATASET=mnist
-	$(BIN)/python -m cbir_utils report --results results/$(DATASET)
+	"$(BIN)/python" -m cbir_utils report --results "results/$(DATASET)"
 
 paper-seeds: $(STAMP)  ## the main rows with five trainings each, then the report (after make paper; hours)
-	$(BIN)/python -m cbir_utils run --dataset mnist --profile paper --from 06 --to 06 -p seeds=5 --resume
-	$(BIN)/python -m cbir_utils run --dataset mnist --profile paper --from 08 --to 08 -p contrastive_seeds=5 --resume
-	$(BIN)/python -m cbir_utils run --dataset mnist --profile paper --from 12 --to 12
+	"$(BIN)/python" -m cbir_utils run --dataset mnist --profile paper --from 06 --to 06 -p seeds=5 --resume
+	"$(BIN)/python" -m cbir_utils run --dataset mnist --profile paper --from 08 --to 08 -p contrastive_seeds=5 --resume
+	"$(BIN)/python" -m cbir_utils run --dataset mnist --profile paper --from 12 --to 12
 
 seeds: $(STAMP)  ## the manifold on MNIST with three trainings (after make paper)
-	$(BIN)/python -m cbir_utils run --dataset mnist --profile paper --from 08 --to 08 -p contrastive_seeds=3
+	"$(BIN)/python" -m cbir_utils run --dataset mnist --profile paper --from 08 --to 08 -p contrastive_seeds=3
 
-notebooks: $(STAMP)  ## execute the committed notebooks in place
-	$(BIN)/python -m cbir_utils refresh
-	$(BIN)/ruff format notebooks
+notebooks: $(STAMP)  ## execute the committed notebooks in place; some only: ONLY='06*'
+	"$(BIN)/jupyter" nbconvert --to notebook --inplace --execute --ExecutePreprocessor.coalesce_streams=True \
+		--ClearMetadataPreprocessor.enabled=True \
+		--ClearMetadataPreprocessor.preserve_cell_metadata_mask="{'tags'}" \
+		--ClearMetadataPreprocessor.preserve_nb_metadata_mask="{'kernelspec', ('language_info', 'name')}" \
+		notebooks/$(ONLY).ipynb
+	"$(BIN)/ruff" format notebooks
 
-readme: $(STAMP)  ## write the README's results tables from results/
-	$(BIN)/python -m cbir_utils readme
+results: $(STAMP)  ## write the tables of RESULTS.md and README.md from results/
+	"$(BIN)/python" -m cbir_utils results
 
 workshop: $(STAMP)  ## the notebooks without solutions, for participants, in results/workshop
-	$(BIN)/python -m cbir_utils workshop
+	"$(BIN)/python" -m cbir_utils workshop
 
 wheelhouse:  ## every package that run, test, lab and app need, for machines like this one without a network
 	$(PYTHON) -m pip wheel --disable-pip-version-check --quiet --wheel-dir wheelhouse --constraint requirements.txt setuptools '.[test,scale,app]'
 	rm -f wheelhouse/cbir_utils-*.whl
 
 bench: $(VENV)/.installed-bench  ## search against the usual ways (after make paper): results/bench/search.json and .png
-	$(BIN)/python tests/bench_search.py
+	"$(BIN)/python" tests/bench_search.py
 
 bench-scale: $(STAMP)  ## up to ten million images (after make paper): results/bench/scale_mnist.json and .png
-	$(BIN)/python tests/bench_scale.py
+	"$(BIN)/python" tests/bench_scale.py
 
 lock:  ## compile requirements.txt anew (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --all-extras \
@@ -107,16 +118,24 @@ clean:  ## remove everything a run wrote
 
 $(STAMP): requirements.txt pyproject.toml
 	$(PYTHON) -c "import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13) and 'Python 3.11 to 3.13 is needed; name one with make PYTHON=python3.12')"
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv "$(VENV)"
 	$(PIP) setuptools
 	$(PIP) --no-build-isolation --editable '.[test]'
-	touch $@
+	touch "$@"
+
+$(OLDEST)/.installed: pyproject.toml tests/oldest.py | $(STAMP)
+	rm -rf "$(OLDEST)" && $(PYTHON) -m venv "$(OLDEST)"
+	"$(BIN)/python" tests/oldest.py > "$(OLDEST)/lowest.txt"
+	"$(OLDEST)/bin/python" -m pip install --disable-pip-version-check --quiet setuptools
+	"$(OLDEST)/bin/python" -m pip install --disable-pip-version-check --quiet --no-build-isolation \
+		--constraint "$(OLDEST)/lowest.txt" --editable '.[test]'
+	touch "$@"
 
 $(VENV)/.installed-bench: $(STAMP)  # hnswlib is compiled with what is installed before it
 	$(PIP) pybind11
 	$(PIP) --no-build-isolation --editable '.[bench]'
-	touch $@
+	touch "$@"
 
 $(VENV)/.installed-%: $(STAMP)  # an extra: app, browser, scale, server or bench
 	$(PIP) --no-build-isolation --editable '.[$*]'
-	touch $@
+	touch "$@"

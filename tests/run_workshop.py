@@ -12,7 +12,7 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 
-from cbir_utils.runner import cli as pipeline
+from cbir_utils.runner import cli
 from cbir_utils.runner.workshop import has_tag
 
 FOLDER = Path("results/check-workshop")
@@ -39,7 +39,7 @@ def run(path):
 
 def main():
     shutil.rmtree(FOLDER, ignore_errors=True)
-    pipeline.main(["workshop", "--results", str(FOLDER)])
+    cli.main(["workshop", "--results", str(FOLDER)])
     print(f"{'notebook':<26} {'seconds':>8} {'processor':>10}   checks      slowest cell")
     for path in sorted((FOLDER / "workshop").glob("*.ipynb")):
         before, start = os.times(), time.perf_counter()

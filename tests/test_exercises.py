@@ -5,7 +5,6 @@ that every check of an emptied notebook fails, in its notebook, is ``make test-w
 """
 
 import ast
-import json
 import re
 from pathlib import Path
 
@@ -13,9 +12,7 @@ import nbformat
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
-from cbir_utils import exercises as workshop
 from cbir_utils.exercises import NotYet, check
-from cbir_utils.runner import cli as pipeline
 from cbir_utils.runner.workshop import has_tag
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -138,89 +135,6 @@ def test_a_notebook_shows_one_line_instead_of_a_traceback(capsys):
     shell = InteractiveShell()
     shell.run_cell("from cbir_utils.exercises import check\ncheck(lambda: answer, lambda a: a == 3, 'count again')")
     assert capsys.readouterr().out == "not yet: answer is not set; write your answer in the cell above and run it\n"
-
-
-# -- the participants' copies ---------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def copies(tmp_path_factory):
-    """The workshop, as the command writes it: its folder."""
-    results = tmp_path_factory.mktemp("results")
-    assert pipeline.main(["workshop", "--results", str(results)]) == 0
-    return results / "workshop"
-
-
-def test_every_notebook_with_exercises_is_copied(copies):
-    names = {path.name for path in copies.glob("*.ipynb")}
-    assert names >= {path.name for path in NOTEBOOKS}
-    assert names == {path.name for path in (ROOT / "notebooks").glob("*.ipynb") if exercises(path)}
-
-
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_copy_differs_in_solutions_checks_and_where_files_are_kept_only(path, copies):
-    originals, derived = cells_of(path), cells_of(copies / path.name)
-    nbformat.validate(nbformat.read(copies / path.name, 4))
-    assert [cell.id for cell in derived] == [cell.id for cell in originals]
-    for original, copy in zip(originals, derived, strict=True):
-        if has_tag(original, "solution"):
-            assert copy.source == "# your answer here"
-        elif has_tag(original, "parameters"):
-            assert copy.source == original.source.replace('"../results"', '"results"') != original.source
-        else:
-            assert copy.source == original.source
-        if has_tag(original, "solution") or has_tag(original, "check"):
-            assert not copy.outputs and copy.execution_count is None
-        else:
-            assert copy.get("outputs") == original.get("outputs")
-        assert has_tag(copy, "raises-exception") == has_tag(original, "check")  # "run all" goes on behind it
-        assert bool(copy.metadata.get("jupyter")) == has_tag(original, "check")
-
-
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_no_answer_is_left_in_a_copy(path, copies):
-    """Not even as code of another cell, or in an output."""
-    text = json.dumps(json.loads((copies / path.name).read_text()), ensure_ascii=False)
-    for _, solution, checking in exercises(path):
-        last = solution.source.splitlines()[-1].strip()
-        assert json.dumps(last, ensure_ascii=False)[1:-1] not in text, last
-        for name in answers(solution, checking):
-            assert not re.search(rf"\b{name} =", text)
-
-
-def test_every_link_of_a_copy_leads_somewhere(copies):
-    for path in copies.glob("*"):
-        links = re.findall(r"\]\(((?!https?:)[\w./-]+\.(?:ipynb|md|png))\)", path.read_text())
-        assert all((copies / link).exists() for link in links), path.name
-
-
-def test_the_page_lists_every_notebook_with_its_minutes_and_exercises(copies):
-    lines = re.findall(r"^\| \[(\w+)\]\((\S+)\) \| (.+?) \| (\d+) \|$", (copies / "README.md").read_text(), flags=re.M)
-    assert [line[1] for line in lines] == sorted(path.name for path in copies.glob("*.ipynb"))
-    for stem, name, minutes, count in lines:
-        assert name == f"{stem}.ipynb" and re.fullmatch(r"[\w ]+ (seconds|minutes?)", minutes)
-        assert int(count) == len(exercises(ROOT / "notebooks" / name))
-
-
-def test_a_copy_with_answers_is_kept(copies, capsys):
-    path = copies / NOTEBOOKS[0].name
-    fresh = path.read_text()
-    notebook = nbformat.read(path, 4)
-    next(cell for cell in notebook.cells if has_tag(cell, "solution")).source = "answer_1_1 = 3"
-    nbformat.write(notebook, path)
-    mine = path.read_text()
-    assert pipeline.main(["workshop", "--results", str(copies.parent)]) == 0
-    assert path.read_text() == mine
-    assert f"kept, because they hold answers: {path.stem}; delete them" in capsys.readouterr().out
-    path.unlink()
-    assert pipeline.main(["workshop", "--results", str(copies.parent)]) == 0
-    assert path.read_text() == fresh and "kept" not in capsys.readouterr().out
-
-
-def test_a_notebook_without_exercises_is_left_out(tmp_path):
-    plain = tmp_path / "01_plain.ipynb"
-    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1 + 1")]), plain)
-    assert workshop.write_workshop([plain], tmp_path / "out") == ([], [])
 
 
 def test_the_index_page_of_the_notebooks_counts_their_exercises():

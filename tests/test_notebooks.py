@@ -7,7 +7,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from cbir_utils.runner import cli as pipeline
+from cbir_utils.runner.notebooks import declared_parameters
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -39,7 +39,7 @@ def test_parameters_are_tagged_once_and_annotated(path):
     tagged = [cell for cell in code_cells(path) if "parameters" in cell.metadata.get("tags", [])]
     assert len(tagged) == 1
     assert all(re.fullmatch(r"\w+ = \S+  # .+", line) for line in tagged[0].source.splitlines())
-    assert {"dataset", "results", "seed"} <= set(pipeline.declared_parameters(path))
+    assert {"dataset", "results", "seed"} <= set(declared_parameters(path))
 
 
 @each_notebook

@@ -1,25 +1,24 @@
-"""The numbered notebooks: which there are, their parameters, and running one with papermill."""
+"""The numbered notebooks: their parameters, running one with papermill, and which need not run again."""
 
 import ast
 import difflib
+import hashlib
+import json
 import os
 import sys
-import threading
-import time
-from contextlib import contextmanager
+import tempfile
 from pathlib import Path
 
 import yaml
 
-from cbir_utils.run import atomic_path
+from cbir_utils.run import ArtifactError, atomic_path, machine, package_versions
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
 NOTEBOOKS = ROOT / "notebooks"
-
-
 KERNEL = "python3"
+
+#: The parameters that only say how many trainings are made. A run with more trainings than requested counts as done.
+TRAININGS = ("seeds", "contrastive_seeds", "printed_seeds", "guided_seeds")
 
 
 class UsageError(Exception):
@@ -33,21 +32,21 @@ class NotebookFailed(Exception):
 def select_notebooks(start, stop):
     """The notebooks from number ``start`` to ``stop``, in order; raises :class:`UsageError` if there is none."""
     every = sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
-    if not every:
-        raise UsageError(f"there are no notebooks in {NOTEBOOKS}; run from a clone of the repository")
-    chosen = [path for path in every if int(start) <= int(path.name[:2]) <= int(stop)]
+    chosen = [path for path in every if start <= int(path.name[:2]) <= stop]
     if not chosen:
-        known = ", ".join(path.stem for path in every)
-        raise UsageError(f"no notebook is numbered from {start} to {stop}; there are {known}")
+        known = ", ".join(path.stem for path in every) or f"none in {NOTEBOOKS}: run from a clone of the repository"
+        raise UsageError(f"no notebook is numbered from {start:02} to {stop:02}; there are {known}")
     return chosen
+
+
+# -- parameters -----------------------------------------------------------------------------------------------------
 
 
 def declared_parameters(notebook):
     """A notebook's parameters and their default values, as papermill reads them from the tagged cell."""
     from papermill import inspect_notebook
 
-    found = inspect_notebook(str(notebook))
-    return {name: ast.literal_eval(facts["default"]) for name, facts in found.items()}
+    return {name: ast.literal_eval(facts["default"]) for name, facts in inspect_notebook(str(notebook)).items()}
 
 
 def load_profile(name):
@@ -61,51 +60,45 @@ def load_profile(name):
     return yaml.safe_load(path.read_text()) or {}
 
 
-class Words(str):
-    """A value as it stands on the command line, before the parameter's own type says how to read it."""
-
-
 def parse_assignment(text):
-    """``"epochs=3"`` → ``("epochs", Words("3"))``."""
+    """``"epochs=3"`` → ``("epochs", "3")``; the parameter's own type says later how the value is read."""
     name, equals, value = text.partition("=")
     if not equals or not name.isidentifier():
         raise UsageError(f"-p {text}: expected name=value, such as -p epochs=3")
-    return name, Words(value)
+    return name, value
 
 
-def assign_parameters(given, notebooks, every):
-    """Give each notebook those of the ``given`` parameters that it declares.
+def parameters_for(notebooks, profile, given):
+    """All parameters of each notebook, ``{path: {name: value}}``: its own values, then the profile's, then those given.
 
-    ``notebooks`` are the ones to be run, ``every`` all there are (each a path). Returns ``{path: {name: value}}``.
-    From the command line, a parameter that is a text takes the words as they stand and any other is read as YAML
-    (``true``, ``0.5``, ``[1, 2]``). Raises :class:`UsageError` for a name that none of ``notebooks`` declares, or a
-    value of another type than the default: papermill would only warn.
+    A text for a parameter of another type is read as YAML (``true``, ``0.5``, ``[1, 2]``). Raises :class:`UsageError`
+    for a name that no notebook declares, for one that is given but that none of ``notebooks`` declares, and for a
+    value of another type than the default (papermill would only warn).
     """
-    assigned = {path: {} for path in notebooks}
-    declared = {path: declared_parameters(path) for path in every}
-    chosen = {name for path in notebooks for name in declared[path]}
-    for name, value in given.items():
-        owners = [path.stem for path in every if name in declared[path]]
+    declared = {path: declared_parameters(path) for path in select_notebooks(0, 99)}
+    used = {path: dict(parameters) for path, parameters in declared.items()}
+    for name, value in {**profile, **given}.items():
+        owners = [path for path in declared if name in declared[path]]
         if not owners:
-            known = sorted({n for parameters in declared.values() for n in parameters})
+            known = sorted({name for parameters in declared.values() for name in parameters})
             close = difflib.get_close_matches(name, known, 1)
             hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}"
             raise UsageError(f"no notebook has a parameter {name!r}; {hint}")
-        if name not in chosen:
-            raise UsageError(f"{name!r} is a parameter of {', '.join(owners)}, which this run does not include")
-        for path in notebooks:
-            if name in declared[path]:
-                assigned[path][name] = _as_kind_of(declared[path][name], value, f"{name} in {path.stem}")
-    return assigned
+        if name in given and not set(owners) & set(notebooks):
+            stems = ", ".join(path.stem for path in owners)
+            raise UsageError(f"{name!r} is a parameter of {stems}, which this run does not include")
+        for path in owners:
+            used[path][name] = _like(declared[path][name], value, f"{name} in {path.stem}")
+    return {path: used[path] for path in notebooks}
 
 
-def _as_kind_of(default, value, what):
+def _like(default, value, what):
     """``value`` in the type of ``default``; a whole number will do for a float."""
-    if isinstance(value, Words):
+    if isinstance(value, str) and not isinstance(default, str):
         try:
-            value = str(value) if isinstance(default, str) else yaml.safe_load(value)
+            value = yaml.safe_load(value)
         except yaml.YAMLError as error:
-            raise UsageError(f"{what} cannot be read: {str(value)!r}") from error
+            raise UsageError(f"{what} cannot be read: {value!r}") from error
     if isinstance(default, float) and type(value) is int:
         value = float(value)
     if default is not None and type(value) is not type(default):
@@ -113,90 +106,110 @@ def _as_kind_of(default, value, what):
     return value
 
 
-def execute(notebook, output, parameters, *, log=False):
-    """Run one notebook in its own folder and keep the executed copy at ``output``, also if it fails.
+# -- running one ----------------------------------------------------------------------------------------------------
 
-    While it runs the copy has a temporary name; interrupting leaves none. Raises :class:`NotebookFailed`.
+
+def execute(notebook, output, parameters, *, title, log=False):
+    """Run a notebook in its own folder, keep the executed copy at ``output`` (also if it fails), return its seconds.
+
+    On a terminal a bar named ``title`` counts the cells; with ``log`` what the notebook prints is shown instead. An
+    interrupted run leaves no copy. Raises :class:`NotebookFailed`.
     """
     import papermill
-    from nbclient.exceptions import DeadKernelError
 
-    failure, kernel_log = None, output.with_suffix(".log")
-    try:
-        with atomic_path(output) as partial, _stderr_to(kernel_log):
-            try:
-                papermill.execute_notebook(
-                    str(notebook), str(partial), parameters, kernel_name=KERNEL, cwd=str(notebook.parent),
-                    progress_bar=False, log_output=log, stdout_file=sys.stdout if log else None, coalesce_streams=True,
-                )  # fmt: skip
-            except papermill.PapermillExecutionError as error:
-                first = (error.evalue or "").strip().splitlines()[:1]
-                what = f"{error.ename}: {first[0]}" if first else error.ename
-                failure = f"{notebook.stem} failed in cell [{error.exec_count}]: {what}"
-            except DeadKernelError as error:
-                failure = f"{notebook.stem} failed: its kernel died ({error}); was there enough memory?"
-            except Exception as error:  # no kernel, a full disk: whatever else keeps a notebook from running
-                failure = f"{notebook.stem} could not be run: {type(error).__name__}: {error}"
-    finally:
-        if not failure:
-            kernel_log.unlink(missing_ok=True)
+    bar = {"desc": title, "leave": False, "disable": None}
+    failure = None
+    with atomic_path(output) as partial:
+        try:
+            done = papermill.execute_notebook(
+                str(notebook), str(partial), parameters, kernel_name=KERNEL, cwd=str(notebook.parent),
+                progress_bar=not log and bar, log_output=log, stdout_file=sys.stdout if log else None,
+                coalesce_streams=True, extra_arguments=["--log-level=CRITICAL"],
+            )  # fmt: skip
+        except papermill.PapermillExecutionError as error:
+            first = (error.evalue or "").strip().splitlines()[:1]
+            failure = f"failed in cell [{error.exec_count}]: {': '.join([error.ename, *first])}"
+        except Exception as error:  # no kernel, one that died, a full disk: whatever else keeps a notebook from running
+            failure = f"could not be run: {type(error).__name__}: {error}"
     if failure:
-        raise NotebookFailed(f"{failure}\n  executed copy: {output}\n  kernel's log:  {kernel_log}")
+        raise NotebookFailed(f"{notebook.stem} {failure}\n  executed copy: {output}")
+    return done.metadata.papermill.duration
 
 
-@contextmanager
-def _stderr_to(path):
-    """Send file descriptor 2 to a file: a kernel inherits it, and its start-up notes would break the progress lines."""
-    sys.stderr.flush()
-    saved = os.dup(2)
-    with open(path, "wb") as log:
-        os.dup2(log.fileno(), 2)
-    try:
-        yield
-    finally:
-        sys.stderr.flush()
-        os.dup2(saved, 2)
-        os.close(saved)
+# -- steps: what has run, on what, and need not run again -----------------------------------------------------------
 
 
-@contextmanager
-def progress_line(text, *, log=False):
-    """Print ``text`` and, when the block ends, its seconds, on one line; on a terminal the seconds tick along.
+def run_step(run, notebook, parameters, data, **options):
+    """Execute a notebook of a run, and note in the manifest what it ran with, read and wrote; returns its seconds.
 
-    With ``log`` the block prints lines of its own, so ``text`` stands again beside the seconds at the end.
+    ``data`` are facts about the dataset, such as its content hash; ``options`` are those of :func:`execute`.
     """
-    start, done = time.perf_counter(), threading.Event()
-    ticking = sys.stdout.isatty() and not log
+    from cbir_utils.paper.report import current_commit
 
-    def tick():
-        while not done.wait(1):
-            print(f"\r{text} {time.perf_counter() - start:7.0f} s", end="", flush=True)
+    step = {"commit": current_commit(), "packages": package_versions(), "machine": machine()}
+    output = run.path(f"notebooks/{notebook.name}")
+    with tempfile.NamedTemporaryFile("r") as log:
+        os.environ["CBIR_STEP_LOG"] = log.name  # every process of the notebook tells what it reads and writes
+        try:
+            seconds = round(execute(notebook, output, parameters, **options), 1)
+        finally:
+            del os.environ["CBIR_STEP_LOG"]
+        lines = [json.loads(line) for line in log]
+    wrote = {name for verb, name, _ in lines if verb == "wrote"}
+    step |= {
+        "key": _key(notebook, parameters, data), "wrote": sorted(name for name in wrote if run.path(name).is_file()),
+        "read": {name: sha256 for verb, name, sha256 in lines if verb == "read" and name not in wrote},
+        "seeds": {name: parameters[name] for name in TRAININGS if name in parameters},
+    }  # fmt: skip
+    run.record_files(f"notebooks/{notebook.name}")
+    run.record(steps={notebook.stem: step}, timings={notebook.stem: seconds}, parameters={notebook.stem: parameters})
+    return seconds
 
-    ticker = threading.Thread(target=tick, daemon=True)
-    print(text, end="\n" if log else "", flush=True)
-    if ticking:
-        ticker.start()
-    end = " (stopped)"
+
+def note_not_done(run, notebooks):
+    """Note that these are about to run: one that fails or is stopped is not done. What they wrote stays noted."""
+    steps = run.manifest.get("steps", {})
+    run.record(
+        steps={path.stem: {"key": None, "wrote": steps.get(path.stem, {}).get("wrote", [])} for path in notebooks}
+    )
+
+
+def is_done(run, notebook, parameters, data):
+    """Whether the run holds, whole, what this notebook makes of the same cells, parameters, data and files.
+
+    A table that a later notebook fills as well does not count among the files that it read: it would never be done.
+    """
+    steps = run.manifest.get("steps", {})
+    step = steps.get(notebook.stem)
+    if step is None or step["key"] != _key(notebook, parameters, data):
+        return False
+    if any(step["seeds"].get(name, 0) < parameters[name] for name in TRAININGS if name in parameters):
+        return False
+    later = {name for stem, other in steps.items() if stem > notebook.stem for name in other["wrote"]}
     try:
-        yield
-        end = ""
-    finally:
-        done.set()
-        if ticking:
-            ticker.join()
-        again = "\r" + text if ticking else text if log else ""
-        print(f"{again} {time.perf_counter() - start:7.1f} s{end}", flush=True)
+        same = all(run.file_hash(name) == noted for name, noted in step["read"].items() if name not in later)
+        # Of the executed copy only the presence counts: who reads it in JupyterLab may save it.
+        return same and all(map(run.file_hash, step["wrote"])) and run.path(f"notebooks/{notebook.name}").is_file()
+    except ArtifactError:
+        return False
 
 
-def normalise(notebook):
-    """Drop from an executed notebook what changes from run to run or machine to machine, and return it."""
-    notebook.metadata = {
-        "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": KERNEL},
-        "language_info": {"name": "python"},
-    }
-    for cell in notebook.cells:
-        cell.metadata = {"tags": list(cell.metadata["tags"])} if cell.metadata.get("tags") else {}
-        for output in cell.get("outputs", []):
-            if "metadata" in output:
-                output.metadata = {}
-    return notebook
+def time_left(run, items):
+    """How long the notebooks in ``[(path, parameters), ...]`` took when they last ran like this; "" if one has not."""
+    known, timings = run.manifest.get("parameters", {}), run.manifest.get("timings", {})
+    if any(known.get(notebook.stem) != parameters for notebook, parameters in items):
+        return ""
+    return f"(~{max(1, round(sum(timings[notebook.stem] for notebook, _ in items) / 60))} min left)"
+
+
+def _key(notebook, parameters, data):
+    """A hash of a notebook's code cells, its parameters and the data; where data and results are kept is left out.
+
+    Changes of this package and of libraries are not noticed: else an edit to a plot would have everything run again.
+    """
+    import nbformat
+
+    code = [cell.source for cell in nbformat.read(notebook, as_version=4).cells if cell.cell_type == "code"]
+    left_out = ("dataset", "results", *TRAININGS)
+    facts = [code, {name: value for name, value in parameters.items() if name not in left_out}, data]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

@@ -2,10 +2,24 @@
 
 import re
 
+import nbformat
+
 from cbir_utils.run import atomic_path
 
 #: What stands in the place of a solution.
 PROMPT = "# your answer here"
+
+#: The page beside the participants' notebooks.
+INDEX = """\
+# Exercises
+
+Open a notebook in JupyterLab and run it from the top. The exercises stand at its end, each with a cell for your answer
+and, under it, a folded check. Run the check: it says *right*, or *not yet* with a hint. (Its code knows the answer;
+unfold it when you have yours.) The notebooks build on each other, and keep their files in `results/` in this folder.
+
+| notebook | time to run it | exercises |
+|---|---|---|
+"""
 
 
 def has_tag(cell, tag):
@@ -16,7 +30,7 @@ def has_tag(cell, tag):
 def participants_notebook(notebook):
     """Turn a notebook with solutions into a participant's, in place, and return it.
 
-    Solutions are emptied, checks folded (they know the answers) and allowed to fail, so that "run all" goes on to the
+    Solutions are emptied. Checks are folded (they know the answers) and may fail, so that "run all" goes on to the
     next exercise. The run's files are kept beside the notebook, so that the folder can be carried to another machine.
     """
     for cell in notebook.cells:
@@ -29,24 +43,24 @@ def participants_notebook(notebook):
             cell.outputs, cell.execution_count = [], None
         if has_tag(cell, "parameters"):
             cell.source = cell.source.replace('results = "../results"', 'results = "results"')
+        if cell.cell_type == "markdown":  # a link that leads out of the folder becomes its text
+            cell.source = re.sub(r"\[([^]]*)\]\(\.\./[^)]*\)", r"\1", cell.source)
     return notebook
 
 
 def write_workshop(notebooks, folder):
     """Write the participants' copies of ``notebooks`` and a page about them to ``folder``; returns (written, kept).
 
-    Notebooks without exercises are left out. A copy that holds answers is kept as it is: nobody's work is overwritten.
-    Both results are lists of paths.
+    Notebooks without exercises are left out. A copy that holds answers is kept: nobody's work is overwritten.
     """
-    import nbformat
-
-    written, kept, lines = [], [], []
+    written, kept, page = [], [], INDEX
     for path in notebooks:
         notebook = nbformat.read(path, as_version=4)
         exercises = sum(has_tag(cell, "solution") for cell in notebook.cells)
         if not exercises:
             continue
-        lines.append(f"| [{path.stem}]({path.name}) | {_minutes(notebook)} | {exercises} |")
+        time = re.search(r"About ([^.,]+?)( on digits| on two cores)?[.,]", " ".join(notebook.cells[0].source.split()))
+        page += f"| [{path.stem}]({path.name}) | {time[1] if time else ''} | {exercises} |\n"
         copy = folder / path.name
         if copy.exists() and _has_answers(nbformat.read(copy, as_version=4)):
             kept.append(copy)
@@ -55,30 +69,10 @@ def write_workshop(notebooks, folder):
             nbformat.write(participants_notebook(notebook), partial)
         written.append(copy)
     with atomic_path(folder / "README.md") as partial:
-        partial.write_text(INDEX.format(lines="\n".join(lines)))
+        partial.write_text(page)
     return written, kept
 
 
 def _has_answers(notebook):
     """Whether somebody has written into a participant's notebook."""
     return any(has_tag(cell, "solution") and cell.source.strip() not in ("", PROMPT) for cell in notebook.cells)
-
-
-def _minutes(notebook):
-    """How long a notebook takes on digits, as its first cell says: ``"About 10 seconds"``."""
-    found = re.search(r"About ([^.,]+?)( on digits| on two cores)?[.,]", " ".join(notebook.cells[0].source.split()))
-    return found[1] if found else ""
-
-
-#: The page beside the participants' notebooks.
-INDEX = """\
-# Exercises
-
-Open a notebook in JupyterLab and run it from the top. The exercises stand at its end, each with a cell for your answer
-and, under it, a folded check. Run the check: it says *right*, or *not yet* with a hint. (Its code knows the answer;
-unfold it when you have yours.) The notebooks build on each other, and keep their files in `results/` in this folder.
-
-| notebook | time to run it | exercises |
-|---|---|---|
-{lines}
-"""

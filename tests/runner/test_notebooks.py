@@ -1,0 +1,288 @@
+"""Notebooks: parameters by their own types, running one, and what need not run again."""
+
+import json
+import shlex
+import signal
+import subprocess
+import sys
+import time
+
+import nbformat
+import pytest
+
+from cbir_utils.paper import report
+from cbir_utils.run import Run
+from cbir_utils.runner import cli, notebooks
+from cbir_utils.runner.notebooks import (
+    NotebookFailed,
+    UsageError,
+    load_profile,
+    parameters_for,
+    parse_assignment,
+    select_notebooks,
+    time_left,
+)
+
+# -- parameters -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text, value",
+    [("epochs=3", 3), ("rate=1", 1.0), ("mode=9", "9"), ("mode=a=b", "a=b")],
+)
+def test_a_value_is_read_by_the_parameter_s_own_type(folder, text, value):
+    name, given = parse_assignment(text)
+    used = parameters_for(select_notebooks(1, 2), {}, {name: given})
+    found = [parameters[name] for parameters in used.values() if name in parameters]
+    assert found == [value] and type(found[0]) is type(value)
+
+
+def test_own_values_go_before_the_profile_s_and_those_before_the_notebook_s(folder):
+    first, second = parameters_for(select_notebooks(0, 99), load_profile("paper"), {"rate": "1"}).values()
+    where = {"dataset": "digits", "results": "../results"}
+    assert first == {**where, "epochs": 7, "rate": 1.0} and second == {**where, "mode": "good"}
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["-p", "epochs"], "expected name=value, such as -p epochs=3"),
+        (["-p", "epoch=3"], "no notebook has a parameter 'epoch'; did you mean epochs?"),
+        (
+            ["-p", "epochs=3", "--from", "2"],
+            "'epochs' is a parameter of 01_first_step, which this run does not include",
+        ),
+        (["-p", "epochs=many"], "epochs in 01_first_step must be of type int, like 2, and 'many' is not"),
+        (["-p", "epochs=true"], "epochs in 01_first_step must be of type int, like 2, and True is not"),
+        (["-p", "epochs=["], "epochs in 01_first_step cannot be read: '['"),
+        (["-p", "results=x"], "give the results as --results, not with -p"),
+        (["--profile", "fast"], "there is no profile 'fast'; choose one of workshop, paper, wrong"),
+        (["--profile", "wrong"], "no notebook has a parameter 'epoch'"),
+        (["--dataset", "mnits"], "there is no dataset 'mnits': choose one of digits, mnist"),
+        (
+            ["--from", "7", "--to", "9"],
+            "no notebook is numbered from 07 to 09; there are 01_first_step, 02_second_step",
+        ),
+        (["--from", "2", "--skip", "02"], "--skip leaves none of the notebooks from 02 to 05"),
+        (["--size", "28"], "size and labels are for a folder of images, and shapes is not one; leave them out"),
+    ],
+)
+def test_what_does_not_exist_is_refused_before_anything_runs(folder, run, capsys, words, message):
+    (folder / "parameters" / "wrong.yaml").write_text("epoch: 7\n")
+    assert run(*words) == 2
+    assert message in capsys.readouterr().err
+    assert not (folder.parent / "results").exists()
+
+
+def test_the_project_s_own_profile_fits_its_notebooks():
+    used = parameters_for(select_notebooks(0, 99), load_profile("paper"), {})
+    assert {path.stem: parameters for path, parameters in used.items()}["02_train_autoencoder"]["epochs"] == 10
+
+
+# -- running --------------------------------------------------------------------------------------------------------
+
+
+def test_notebooks_run_in_their_folder_with_their_parameters(folder, run, capsys):
+    assert run("-p", "epochs=3") == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("[")]
+    assert [line[:2] for line in lines] == [["[1/2]", "01_first_step"], ["[2/2]", "02_second_step"]]
+    kept = Run("shapes", folder.parent / "results")
+    executed = nbformat.read(kept.checked_path("notebooks/01_first_step.ipynb"), 4)
+    assert executed.cells[-1].outputs[0].text.split() == [str(folder), "shapes"]
+    assert "epochs = 3" in executed.cells[1].source
+    noted = kept.manifest
+    assert noted["parameters"]["01_first_step"] == dict(executed.metadata.papermill.parameters)
+    assert noted["timings"]["01_first_step"] == round(executed.metadata.papermill.duration, 1)
+
+
+def test_with_log_the_notebooks_own_lines_are_shown(folder, run, capsys):
+    assert run("--log", "--to", "1") == 0
+    assert f"{folder} shapes" in capsys.readouterr().out.splitlines()
+
+
+def test_a_failing_notebook_is_kept_and_named_with_the_command_to_resume(folder, run, capsys):
+    assert run("-p", "epochs=3", "-p", "mode=bad") == 1
+    captured = capsys.readouterr()
+    assert "02_second_step failed in cell [3]: AssertionError: the mode is bad" in captured.err
+    assert (folder.parent / "results/shapes/notebooks/02_second_step.ipynb").exists()
+    words = shlex.split(captured.err.split("resume with:")[1])
+    assert words[:3] == [sys.executable, "-m", "cbir_utils"] and words[-1] == "--resume"
+    assert cli.main(words[3:]) == 1  # it fails where it failed before
+    assert "01_first_step              done before" in capsys.readouterr().out
+
+
+def test_a_notebook_without_a_kernel_is_named(run, capsys, monkeypatch):
+    monkeypatch.setattr(notebooks, "KERNEL", "no_such_kernel")
+    assert run() == 1
+    assert "01_first_step could not be run: NoSuchKernel" in capsys.readouterr().err
+
+
+def test_ctrl_c_leaves_no_half_file_and_says_how_to_resume(folder, write):
+    write("03_third_step.ipynb", "", "open('started', 'w').close()\nimport time\ntime.sleep(60)")
+    code = (
+        "import sys; from pathlib import Path; from cbir_utils.runner import cli, notebooks;"
+        "notebooks.NOTEBOOKS = Path(sys.argv[1]); sys.exit(cli.main(sys.argv[2:]))"
+    )
+    words = ["run", "--dataset", "shapes", "--results", str(folder.parent / "results"), "--from", "3"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(folder), *words],
+        stderr=subprocess.PIPE,
+        text=True,
+        # Where the tests run in the background, SIGINT is ignored, and the child would inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    deadline = time.monotonic() + 60
+    while not (folder / "started").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    errors = process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    assert f"resume with: {sys.executable} -m cbir_utils {shlex.join(words)} --resume" in errors
+    assert list((folder.parent / "results/shapes/notebooks").iterdir()) == []
+
+
+# -- resuming -------------------------------------------------------------------------------------------------------
+
+SAVE = "from cbir_utils.run import Run\nrun = Run('shapes', results)\n"
+
+
+@pytest.fixture
+def three(folder, write, monkeypatch):
+    """Three notebooks: the second writes an artifact, the third reads it; run in this process, which takes no time."""
+
+    def execute(path, output, parameters, **options):
+        names, cells = {}, [cell.source for cell in nbformat.read(path, 4).cells]
+        exec(cells[0], names)
+        names.update(parameters)
+        try:
+            for cell in cells[1:]:
+                exec(cell, names)
+        except AssertionError as error:
+            raise NotebookFailed(str(error)) from error
+        output.parent.mkdir(exist_ok=True)
+        output.write_text(json.dumps(parameters))
+        return 90.0
+
+    monkeypatch.setattr(notebooks, "execute", execute)
+    write("02_second_step.ipynb", "rounds = 1\nseeds = 1", SAVE + "run.save_json('value.json', rounds)")
+    write("03_third_step.ipynb", "last = 1", SAVE + "run.load_json('value.json')")
+    return Run("shapes", folder.parent / "results")
+
+
+def test_a_second_start_passes_over_what_is_done(three, run, ran):
+    assert run("--resume") == 0 and ran() == (["01", "02", "03"], [])
+    assert run("--resume") == 0 and ran() == ([], ["01", "02", "03"])
+    assert run() == 0 and ran() == (["01", "02", "03"], [])  # without --resume everything runs
+    assert run("--skip", "2", "--resume") == 0 and ran() == ([], ["01", "03"])
+
+
+def test_what_has_changed_runs_again_with_all_that_follows(three, run, ran, write):
+    assert run("--resume") == 0 and ran()
+    assert run("--resume", "-p", "rounds=2") == 0 and ran() == (["02", "03"], ["01"])  # another parameter
+    write("03_third_step.ipynb", "last = 1", "x = 2")  # another code
+    assert run("--resume", "-p", "rounds=2") == 0 and ran() == (["03"], ["01", "02"])
+    three.path("value.json").unlink()  # a file that a notebook wrote
+    assert run("--resume", "-p", "rounds=2") == 0 and ran() == (["02", "03"], ["01"])
+    three.path("value.json").write_text("3")  # it is there, but not as the notebook wrote it
+    assert run("--resume", "-p", "rounds=2") == 0 and ran() == (["02", "03"], ["01"])
+    three.path("notebooks/02_second_step.ipynb").write_text("{}")  # saved by a reader
+    assert run("--resume", "-p", "rounds=2") == 0 and ran() == ([], ["01", "02", "03"])
+
+
+def test_a_step_whose_files_another_step_made_anew_is_not_done(three, run, ran, write):
+    """What a step has read counts by its content: new cells in 02 make 03 stale, also where 02 ran alone."""
+    assert run("--resume") == 0 and ran()
+    write("02_second_step.ipynb", "rounds = 1", SAVE + "run.save_json('value.json', 'another')")
+    assert run("--from", "2", "--to", "2") == 0 and ran()
+    assert run("--resume") == 0 and ran() == (["03"], ["01", "02"])
+    assert run("--resume") == 0 and ran() == ([], ["01", "02", "03"])
+    three.save_json("value.json", "another")  # made anew, and the same
+    assert run("--resume") == 0 and ran() == ([], ["01", "02", "03"])
+
+
+def test_a_table_that_several_steps_fill_leaves_them_done(three, run, ran, write):
+    """Each reads it and adds a row; each gets its row back if the table is lost."""
+    code = SAVE + "run.add_rows('table.json', [{'step': %r}], ('step',))\nrun.load_json('table.json')"
+    for name in ("01_first_step", "02_second_step"):
+        write(f"{name}.ipynb", "", code % name)
+    write("03_third_step.ipynb", "", SAVE + "run.load_json('table.json')")
+    assert run("--resume") == 0 and ran()
+    assert run("--resume") == 0 and ran() == ([], ["01", "02", "03"])
+    three.path("table.json").unlink()
+    assert run("--resume") == 0 and ran() == (["01", "02", "03"], [])
+    assert [row["step"] for row in three.load_json("table.json")] == ["01_first_step", "02_second_step"]
+    # A later step reads first and fills after: the earlier ones' rows are as they were.
+    write(
+        "03_third_step.ipynb",
+        "",
+        SAVE + "run.load_json('table.json')\nrun.add_rows('table.json', [{'step': 3}], ['step'])",
+    )
+    assert run("--resume") == 0 and ran() == (["03"], ["01", "02"])
+    assert run("--resume") == 0 and ran() == ([], ["01", "02", "03"])
+
+
+def test_more_trainings_than_wanted_will_do(three, run, ran):
+    assert run("--resume") == 0 and ran()
+    assert run("--resume", "--from", "2", "--to", "2", "-p", "seeds=5") == 0 and ran() == (["02"], [])
+    assert three.manifest["steps"]["02_second_step"]["seeds"] == {"seeds": 5}
+    assert run("--resume") == 0 and ran() == ([], ["01", "02", "03"])
+    assert run("--resume", "-p", "seeds=6") == 0 and ran() == (["02", "03"], ["01"])
+
+
+def test_other_data_under_the_same_name_are_noticed(three, run, ran, write):
+    write("01_first_step.ipynb", "seed = 4", "x = 1")  # the shapes are drawn from it
+    assert run("--resume") == 0 and ran() == (["01", "02", "03"], [])
+    assert run("--resume") == 0 and ran() == ([], ["01", "02", "03"])
+    assert run("--resume", "-p", "seed=5") == 0 and ran() == (["01", "02", "03"], [])
+
+
+def test_each_step_notes_what_it_was_run_with(three, run, monkeypatch):
+    monkeypatch.setattr(report, "current_commit", lambda: "first")
+    assert run("--resume") == 0
+    monkeypatch.setattr(report, "current_commit", lambda: "second")
+    monkeypatch.setattr(notebooks, "package_versions", lambda: {"numpy": "9"})
+    monkeypatch.setattr(notebooks, "machine", lambda: {"cores": 99})
+    assert run("--resume", "-p", "last=2") == 0
+    steps = three.manifest["steps"]
+    assert [step["commit"] for step in steps.values()] == ["first", "first", "second"]
+    assert steps["01_first_step"]["packages"] == three.manifest["packages"]
+    assert steps["03_third_step"]["packages"] == {"numpy": "9"} and steps["03_third_step"]["machine"] == {"cores": 99}
+    assert steps["02_second_step"]["wrote"] == ["value.json"] and steps["02_second_step"]["read"] == {}
+    assert steps["03_third_step"]["read"] == {"value.json": three.file_hash("value.json")}
+
+
+def test_what_failed_or_was_stopped_is_not_done(three, run, ran, write, monkeypatch, capsys):
+    write("02_second_step.ipynb", 'mode = "good"', SAVE + "run.save_json('value.json', 2)\nassert mode == 'good'")
+    assert run("--resume") == 0 and ran()
+    assert run("--from", "2", "--to", "2", "-p", "mode=bad") == 1 and ran()
+    assert run("--resume") == 0 and ran() == (["02", "03"], ["01"])  # what 03 read is the same, but 02 comes before it
+    with monkeypatch.context() as patch:
+
+        def stop(*words, **options):
+            raise KeyboardInterrupt
+
+        patch.setattr(notebooks, "execute", stop)
+        assert run("--from", "2") == 130 and "interrupted" in capsys.readouterr().err
+    assert run("--resume", "--from", "3") == 0 and ran() == (["03"], [])
+    assert run("--resume") == 0 and ran() == (["02", "03"], ["01"])
+
+
+def test_results_may_be_moved(three, run, ran):
+    assert run("--resume") == 0 and ran()
+    three.results.rename(three.results.with_name("moved"))
+    assert run("--resume", "--results", str(three.results.with_name("moved"))) == 0
+    assert ran() == ([], ["01", "02", "03"])
+
+
+def test_the_time_left_is_that_of_the_last_run_with_the_same_parameters(three, run):
+    where = {"dataset": "shapes", "results": str(three.results)}
+    items = list(parameters_for(select_notebooks(1, 3), {}, where).items())
+    assert time_left(three, items) == ""
+    assert run() == 0
+    assert time_left(three, items) == "(~4 min left)" and time_left(three, items[2:]) == "(~2 min left)"
+    assert time_left(three, [(items[0][0], {"epochs": 1})]) == ""
+
+
+def test_unknown_numbers_are_said_with_those_that_exist(folder):
+    with pytest.raises(UsageError, match="no notebook is numbered from 05 to 09; there are 01_first_step"):
+        select_notebooks(5, 9)
