@@ -86,15 +86,13 @@ class Evidence:
         return text.replace(str(results), shown)
 
     def measured(self, experiment, name):
-        """What :mod:`cbir_utils.paper.experiments` measured; it is missing unless ``cbir measure`` was called."""
-        command = self.plain(
-            f"`python -m cbir_utils measure {experiment} --results {shlex.quote(str(self.run.folder))}`"
-        )
+        """What an experiment of :mod:`cbir_utils.paper.experiments` kept; ``cbir measure`` makes it."""
         try:
             return self.run.load_json(name)
         except ArtifactError as error:
-            reason = "is damaged or was changed by hand" if self.run.path(name).exists() else "does not exist yet"
-            raise Missing(f"{name} {reason}; {command} makes it.") from error
+            folder = shlex.quote(self.plain(self.run.folder))
+            command = f"`python -m cbir_utils measure {experiment} --results {folder}`"
+            raise Missing(f"{name} is missing or damaged; {command} makes it.") from error
 
     @cached_property
     def rows(self):

@@ -9,6 +9,7 @@ import inspect
 import re
 import subprocess
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 from markupsafe import Markup, escape
@@ -69,14 +70,9 @@ def _or_error(make):
 
 def current_commit():
     """The commit that the repository is at, with a mark if files differ from it; ``None`` outside a git clone."""
-    try:
-        head, changed = (
-            subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
-            for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "-uno"])
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return head + (" with changes" if changed else "")
+    words = ["git", "describe", "--always", "--exclude=*", "--abbrev=40", "--dirty= with changes"]
+    with suppress(OSError):  # there is no git
+        return subprocess.run(words, cwd=ROOT, capture_output=True, text=True).stdout.strip() or None
 
 
 # -- filters of the template ----------------------------------------------------------------------------------------

@@ -1,0 +1,155 @@
+"""The verdicts on the claims follow rules, and the statistics behind them are those of the textbook."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from cbir_utils.paper import claims
+from cbir_utils.paper.claims import Estimate
+from cbir_utils.paper.evidence import FAILS, HOLDS, IN_PART, UNKNOWN, Evidence
+
+WAVE = np.tile([-0.05, 0.05], 100)
+
+
+def test_an_estimate_is_formatted_like_a_number():
+    assert f"{Estimate(-0.5, -0.75, 0.25):+.2f}" == "−0.50 [−0.75, +0.25]"
+    assert f"{claims.share([True] * 19 + [False]):.1%}" == "95.0% [76.4%, 99.1%]"  # Wilson's, by hand
+    assert [Estimate(0, *ends).sign for ends in ((0.1, 0.2), (-0.2, -0.1), (-0.1, 0.1))] == [1, -1, 0]
+
+
+def test_randomization_test_is_the_share_of_all_signs():
+    differences = np.array([0.3, -0.1, 0.25, 0.2, 0.05, 0.4, -0.15, 0.1, 0.2])
+    signs = np.array(list(itertools.product([-1, 1], repeat=len(differences))))
+    exact = (np.abs(signs @ differences) >= abs(differences.sum()) - 1e-12).mean()
+    columns = np.stack([differences, 0 * differences], axis=1)
+    np.testing.assert_allclose(claims.randomization_tests(columns), [exact, 1])
+    with_nan = np.vstack([columns, [np.nan, 1]])  # a query without a relevant image
+    np.testing.assert_allclose(claims.randomization_tests(with_nan), [exact, 1])
+    assert claims.randomization_tests(np.full((100, 1), 0.1)) == pytest.approx(2 / 10_000)
+
+
+def test_holm_by_hand():
+    # ascending .01 .02 .03 .04, times 4, 3, 2, 1: .04 .06 .06 .04, and none below the one before: .04 .06 .06 .06
+    np.testing.assert_allclose(claims.holm([0.04, 0.01, 0.03, 0.02]), [0.06, 0.04, 0.06, 0.06])
+    np.testing.assert_allclose(claims.holm([0.9, 0.8]), [1, 1])
+
+
+def test_every_pair_is_tested_once_the_better_one_first(evidence):
+    tests = claims.paired_tests(evidence)
+    assert len(tests) == 6 + 1  # pairs of pixels, convolutional, denoising and fused; and the paper's by Euclid
+    for test in tests:
+        a, b = (evidence.values[test[name], test["distance"]]["AP"] for name in "ab")
+        assert test["gain"].mean == pytest.approx((a - b).mean()) and test["gain"].mean >= 0
+        assert 0 < test["p"] <= 1
+    best = next(test for test in tests if {test["a"], test["b"]} == {"fused", "convolutional"})
+    assert best["a"] == "fused" and best["p"] == pytest.approx(7 * 2 / 10_000)
+
+
+def test_all_five_right_is_counted_over_every_query(run, evidence, digits):
+    found = evidence.find(claims.five_hits)
+    database, queries = run.load_codes("convolutional")
+    right = 0
+    for query, label in zip(queries, digits.queries.labels, strict=True):
+        nearest = np.argsort(((database.astype(float) - query) ** 2).sum(axis=1), kind="stable")[:5]
+        right += (digits.database.labels[nearest] == label).all()
+    assert found.sentence.startswith(f"Of 360 queries, {right / 360:.1%} [")
+    assert " For comparison: pixels " in found.sentence and ", fused " in found.sentence
+
+
+@pytest.mark.parametrize(
+    ("right", "verdict"),
+    [
+        (np.ones(1000), HOLDS),
+        (np.ones(5), IN_PART),
+        (np.arange(200) % 5 > 0, IN_PART),
+        (np.arange(200) % 5 == 0, FAILS),
+    ],
+)
+def test_the_verdict_on_five_hits_follows_its_interval(evidence, right, verdict):
+    evidence.values = {("convolutional", "euclidean"): {"P@5": np.where(right, 1.0, 0.8)}}
+    assert evidence.find(claims.five_hits).verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("first", "whole", "verdict"),
+    [(0.1, 0.1, HOLDS), (-0.1, 0.1, IN_PART), (0.1, 0.0, IN_PART), (-0.1, 0.0, FAILS), (0.0, 0.0, IN_PART)],
+)
+def test_codes_are_better_than_pixels_only_where_both_measures_say_so(evidence, first, whole, verdict):
+    half = np.full(200, 0.5)
+    evidence.values = {
+        ("convolutional", "euclidean"): {"P@5": half + first + WAVE, "AP": half + whole + WAVE},
+        ("pixels", "euclidean"): {"P@5": half, "AP": half},
+    }
+    found = evidence.find(claims.codes_or_pixels)
+    assert found.verdict == verdict and found.sentence.endswith("A code has 8 numbers, an image 784.")
+
+
+def test_collapse_is_counted_over_the_seeds_measured_or_else_those_of_notebook_02(run, evidence):
+    found = evidence.find(claims.as_printed)
+    assert found.verdict == IN_PART  # 2 of 3 leaves both open
+    assert found.sentence.startswith("2 of 3 networks") and "cross-entropy 0 of 3 do" in found.sentence
+    assert "measure collapse" in found.sentence
+    jobs = [(loss, seed) for loss in ("mse", "binary_crossentropy") for seed in range(20)]
+    networks = [{"loss": loss, "seed": s, "collapsed": loss == "mse" and s != 4} for loss, s in jobs]
+    run.save_json("collapse.json", {"settings": {"images": 512, "epochs": 4}, "networks": networks})
+    found = evidence.find(claims.as_printed)
+    assert found.verdict == FAILS and found.sentence.startswith("19 of 20 networks")
+    assert "(95.0% [76.4%, 99.1%]);" in found.sentence and "measure" not in found.sentence
+
+
+def test_days_are_compared_with_the_seconds_of_training(run):
+    found = Evidence(run).find(claims.days)
+    assert found.verdict == FAILS and "1,437 images" in found.sentence and "in 34 seconds, on " in found.sentence
+    assert "A day has room for 2,541 such trainings" in found.sentence  # 86,400 / 34
+    run.save_json("convolutional/history.json", {"seconds": [90_000.0]})
+    assert Evidence(run).find(claims.days).verdict == HOLDS
+    run.add_rows(
+        "metrics.json", [{**Evidence(run).rows["fused", "cosine"], "train_seconds": 1e6}], ("method", "distance")
+    )
+    assert "the slowest method of the table (fused) in 1,000,000, on" in Evidence(run).find(claims.days).sentence
+
+
+@pytest.mark.parametrize(
+    ("gains", "verdict"),
+    [([[0.02, 0.01, 0.03]] * 2, HOLDS), ([[0.02, 0.01, 0.03], [0.0, -0.01, 0.01]], IN_PART),
+     ([[-0.02, -0.03, -0.01], [0.0, -0.01, 0.01]], FAILS)],
+)  # fmt: skip
+def test_training_by_retrieval_holds_if_every_training_gains(run, evidence, gains, verdict):
+    assert evidence.find(claims.by_retrieval).verdict == UNKNOWN
+    guided = {"mutual_share": [0.5, 0.6], "rounds": 3}
+    trainings = [{"gain": {"P@5": gain, "mAP": gain}, "guided": guided} for gain in gains]
+    settings = {"images": 600, "queries": 200, "epochs": 8, "rounds": 2}
+    run.save_json("guided.json", {"settings": settings, "trainings": trainings})
+    found = evidence.find(claims.by_retrieval)
+    assert found.verdict == verdict
+    assert "55.0% of the hits are mutual" in found.sentence and "retrieval (3, 3; they end" in found.sentence
+    assert f"P@5 {Estimate(*gains[0]):+.3f}, " in found.sentence
+
+
+@pytest.mark.parametrize(("first", "whole", "verdict"), [(0.1, -0.1, IN_PART), (0.0, 0.0, FAILS), (0.1, 0.1, HOLDS)])
+def test_another_kind_improves_if_it_is_better_by_both_measures(evidence, first, whole, verdict):
+    half = np.full(200, 0.5)
+    evidence.values = {
+        ("convolutional", "cosine"): {"P@5": half, "AP": half},
+        ("denoising", "cosine"): {"P@5": half + first + WAVE, "AP": half + whole + WAVE},
+    }
+    found = evidence.find(claims.other_kinds)
+    assert found.verdict == verdict and "Holm's correction for 2 tests" in found.sentence
+    assert found.sentence.endswith("none." if verdict != HOLDS else "mAP +0.100 [+0.093, +0.107]).")
+
+
+def test_an_argument_for_labels_is_seen_in_every_module_that_learns_or_searches(evidence, tmp_path, monkeypatch):
+    found = evidence.find(claims.without_labels)
+    assert found.verdict == HOLDS and found.sentence.startswith("None of the ")
+    for module in ("index.py", "methods/contrastive.py", "retrieval/retriever.py", "scale/approximate.py"):
+        assert module in found.sentence
+    for name, code in (
+        ("index.py", "def add(codes): pass"),
+        ("scale/new.py", "class A:\n def f(self, *, labels=1): 0"),
+    ):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(code)
+    monkeypatch.setattr(claims, "PACKAGE", tmp_path)
+    found = evidence.find(claims.without_labels)
+    assert found.verdict == FAILS and found.sentence.startswith("new.f(labels) of the 3 arguments of 2 functions")
