@@ -1,0 +1,131 @@
+"""What the owner of a finished run does with it: search it with a file, and add a folder of images."""
+
+import fcntl
+import json
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import numpy as np
+
+from cbir_utils import plots
+from cbir_utils.folders.files import UnreadableImageError, read_image
+from cbir_utils.folders.folder import read_folder, save_rejects
+from cbir_utils.retrieval.retriever import (
+    Retriever,
+    added_batches,
+    available_methods,
+    batch_names,
+    fit_query,
+    load_encoder,
+)
+from cbir_utils.run import atomic_path
+
+
+def query_file(run, data, file, k=5, *, method=None, metric="cosine", picture=None):
+    """Search a run with an image file, and draw the query and its hits.
+
+    ``method`` and ``metric`` are those of :class:`Retriever`; ``picture`` is where the drawing goes, by default into
+    ``queries`` in the run's folder. Returns a dict that JSON can hold; its ``negative`` says whether the image was
+    searched as its negative, and ``background`` that the database's is light or dark.
+
+    Raises UnreadableImageError for a file that is no image, ArtifactError for a method that the run lacks, ValueError
+    for a ``k`` or a picture's format that cannot be.
+    """
+    try:
+        image = read_image(file, data.database.images.shape[1:])
+    except UnreadableImageError as error:
+        raise UnreadableImageError(f"{file}: {error}") from error
+    retriever = Retriever(run, data, method, metric)
+    searched = fit_query(image, data)
+    hits = retriever.search(searched[None], k)
+    rows, distances = hits.ids[0], hits.distances[0]
+    picture = Path(picture or run.path(f"queries/{Path(file).stem}.png"))
+    plots.use_style()
+    with atomic_path(picture) as partial:
+        plots.query_and_hits(searched, retriever.images[rows], distances).savefig(partial)
+    return {
+        "query": str(file), "negative": searched is not image, "background": "light" if data.light else "dark",
+        "method": retriever.method, "metric": metric, "encoder": retriever.encoder_hash, "images": len(retriever),
+        "hits": [
+            {"rank": rank, "id": retriever.ids[row], "distance": round(float(distance), 6)}
+            for rank, (row, distance) in enumerate(zip(rows, distances, strict=True), 1)
+        ],
+        "picture": str(picture),
+    }  # fmt: skip
+
+
+class Added(NamedTuple):
+    """How many images of a folder were added, were there already, and could not be read."""
+
+    added: int
+    known: int
+    rejects: int
+
+
+def add_folder(run, data, folder):
+    """Add the images of a folder to what a run searches, without training: :class:`Added`.
+
+    In the folder that the run was made from, ids go on as they are; the ids of another begin with its name. The files
+    that cannot be read are listed in ``rejects_added.csv``. Raises DatasetError if no file is a readable image.
+    """
+    folder, (size, _, channels) = Path(folder).resolve(), data.database.images.shape[1:]
+    read = read_folder(folder, size=size, channels=channels)
+    source = Path(run.manifest.get("source", ""))
+    inside = source.is_absolute() and folder.is_relative_to(source)
+    start = folder.relative_to(source) if inside else Path(folder.name)
+    ids = [(start / name).as_posix() for name in read.ids]
+    added = add_images(run, data, read.images, ids)
+    if read.rejects:
+        with run.writing("rejects_added.csv") as partial:
+            save_rejects(partial, read.rejects)
+    return Added(len(added), len(ids) - len(added), len(read.rejects))
+
+
+def add_images(run, data, images, ids):
+    """Encode images by every method of a run and add them to what is searched; nothing is trained anew.
+
+    Parameters
+    ----------
+    run, data : Run, Dataset
+    images : ndarray
+        ``(M, H, W, C)`` uint8, of the database's form. Like a query, a grey image on the other ground is added as its
+        negative (:func:`fit_query`).
+    ids : sequence of str
+        Their names. Those that the run has already are passed over, so that adding twice adds once.
+
+    Returns
+    -------
+    list of str
+        The names that were added. They are saved as one file, ``added/NNNN.npz``: all of them or none.
+    """
+    images, shape = np.asarray(images), data.database.images.shape[1:]
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != shape:
+        raise ValueError(f"images must be uint8 (M, {', '.join(map(str, shape))}), not {images.dtype} {images.shape}")
+    with _one_at_a_time(run):
+        known = {*(data.ids or ()), *(name for batch in added_batches(run, data) for name in batch["ids"])}
+        new = [row for row, name in enumerate(ids) if name not in known]
+        if not new:
+            return []
+        images, ids = np.stack([fit_query(images[row], data) for row in new]), [ids[row] for row in new]
+        methods = [method for method in available_methods(run) if method != "pixels"]
+        # Noted first: if a network is trained anew meanwhile, the codes no longer count and are made again.
+        origins = {method: run.manifest["codes"][method] for method in methods}
+        codes = {f"codes_{method}": load_encoder(run, method)(images) for method in methods}
+        number = 1 + max((int(PurePosixPath(name).stem) for name in batch_names(run)), default=0)
+        with run.writing(f"added/{number:04d}.npz") as partial:
+            np.savez(partial, images=images, ids=np.array(ids), origins=np.array(json.dumps(origins)), **codes)
+        return ids
+
+
+@contextmanager
+def _one_at_a_time(run):
+    """Wait until nobody else adds images to this run.
+
+    Not :meth:`Run.exclusive`: a notebook adds images while its runner holds that.
+    """
+    path = run.path("added/.lock")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,166 @@
+"""A finished run in its owner's hands: searched with a file, and images added later."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cbir_utils.datasets import load_dataset
+from cbir_utils.folders.files import UnreadableImageError
+from cbir_utils.retrieval.library import Added, add_folder, add_images, query_file
+from cbir_utils.retrieval.retriever import Retriever
+from cbir_utils.run import ArtifactError, Run
+
+NAMES = ["a.png", "b.png", "c.png", "d.png", "e.png"]
+NEW = load_dataset("shapes", seed=9).queries.images[:5]
+
+
+def ink(seed, count):
+    """Random images, light on dark: ``(count, 28, 28)`` uint8."""
+    images = np.zeros((count, 28, 28), np.uint8)
+    images[:, 4:24, 4:24] = np.random.default_rng(seed).integers(0, 256, (count, 20, 20))
+    return images
+
+
+def write(folder, images):
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, image in enumerate(images):
+        Image.fromarray(image).save(folder / f"{number}.png")
+    return folder
+
+
+def folder_run(folder, results):
+    """A run of a folder of images that are searched by their pixels."""
+    data, run = load_dataset(folder), Run(folder.name, results)
+    run.belongs_to(folder, data.content_hash)
+    return run, data
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    return folder_run(write(tmp_path / "pictures", ink(0, 12)), tmp_path / "results")
+
+
+# -- searching with a file ------------------------------------------------------------------------------------------
+
+
+def test_a_file_is_searched_and_its_hits_are_drawn(pictures, tmp_path):
+    answer = query_file(*pictures, tmp_path / "pictures" / "7.png", 3)
+    assert answer == json.loads(json.dumps(answer))
+    assert answer["hits"][0] == {"rank": 1, "id": "7.png", "distance": 0.0} and len(answer["hits"]) == 3
+    assert (answer["method"], answer["metric"], answer["encoder"], answer["images"]) == ("pixels", "cosine", None, 12)
+    assert not answer["negative"] and answer["background"] == "dark"
+    assert answer["picture"] == str(pictures[0].path("queries/7.png"))
+    assert pictures[0].path("queries/7.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_cannot_be_searched_is_named(pictures, tmp_path):
+    image = tmp_path / "pictures" / "0.png"
+    for error, message, arguments in (
+        (UnreadableImageError, "nothing.png: there is no such file", {"file": "nothing.png"}),
+        (ValueError, "k is 13, but the index holds only 12 rows", {"k": 13}),
+        (ArtifactError, "make it anew with", {"method": "fused"}),
+        (ValueError, "Format 'xyz' is not supported", {"picture": tmp_path / "hits.xyz"}),
+    ):
+        with pytest.raises(error, match=message):
+            query_file(*pictures, **{"file": image, **arguments})
+
+
+# -- images added later ---------------------------------------------------------------------------------------------
+
+
+def test_added_images_are_found_and_adding_them_twice_adds_them_once(finished_run, tmp_path):
+    run, data = finished_run(tmp_path)
+    before = {method: Retriever(run, data, method).codes for method in ("fused", "contrastive")}
+    assert add_images(run, data, NEW[:3], NAMES[:3]) == NAMES[:3]
+    assert add_images(run, data, NEW, NAMES) == NAMES[3:]
+    assert add_images(run, data, NEW, NAMES) == []
+    for method in ("fused", "contrastive", "pixels"):
+        retriever = Retriever(run, data, method)
+        assert len(retriever) == 605 and list(retriever.ids[600:]) == NAMES
+        assert retriever.search(NEW, 1).ids.ravel().tolist() == [600, 601, 602, 603, 604]
+        np.testing.assert_array_equal(retriever.images[600:], NEW)
+    for method, codes in before.items():  # the database's own rows stay as they were
+        np.testing.assert_array_equal(Retriever(run, data, method).codes[:600], codes)
+
+
+def test_added_images_are_encoded_anew_after_another_training(finished_run, tmp_path):
+    run, data = finished_run(tmp_path)
+    add_images(run, data, NEW, NAMES)
+    finished_run(tmp_path, seed=5)
+    retriever = Retriever(run, data, "contrastive")
+    np.testing.assert_allclose(retriever.codes[600:], retriever.encode(NEW), atol=1e-5)
+
+
+def test_a_folder_is_added_under_its_name_and_the_run_s_own_folder_under_none(pictures, tmp_path):
+    more = write(tmp_path / "more", ink(1, 2))
+    (more / "note.txt").write_text("no image")
+    assert add_folder(*pictures, more) == Added(added=2, known=0, rejects=1)
+    assert "note.txt" in pictures[0].path("rejects_added.csv").read_text()
+    assert add_folder(*pictures, more) == Added(added=0, known=2, rejects=1)
+    Image.fromarray(ink(2, 1)[0]).save(write(tmp_path / "pictures" / "new", []) / "x.png")
+    assert add_folder(*pictures, tmp_path / "pictures" / "new") == Added(added=1, known=0, rejects=0)
+    assert Retriever(*pictures).ids[12:] == ("more/0.png", "more/1.png", "new/x.png")
+
+
+def test_a_scan_on_the_other_ground_is_found_by_its_own_file(pictures, tmp_path):
+    """Dark on light, in a database of light on dark: it was searched as its negative, but not added as such."""
+    scans = write(tmp_path / "scans", 255 - ink(1, 3))
+    add_folder(*pictures, scans)
+    for number in range(3):
+        answer = query_file(*pictures, scans / f"{number}.png", 1)
+        assert answer["negative"]
+        assert answer["hits"] == [{"rank": 1, "id": f"scans/{number}.png", "distance": 0.0}]
+
+
+def test_images_added_to_one_folder_are_never_found_in_another_of_the_same_name(tmp_path):
+    one, other = (write(tmp_path / name / "stamps", ink(seed, 5)) for seed, name in enumerate("ab"))
+    run, data = folder_run(one, tmp_path / "results")
+    add_folder(run, data, write(tmp_path / "more", ink(2, 2)))
+    with pytest.raises(ArtifactError, match=r"belongs to .*stamps, and .*stamps holds other images; .*--results"):
+        folder_run(other, tmp_path / "results")
+    for ask in (Retriever, lambda *run_and_data: add_folder(*run_and_data, other)):  # whoever does not ask first
+        with pytest.raises(ArtifactError, match="was made from other data"):
+            ask(run, load_dataset(other))
+    assert len(Retriever(run, data)) == 7
+
+
+def test_adding_at_the_same_time_loses_nothing(pictures):
+    """Under a runner too, which holds the run for the notebook that adds."""
+    run, data = pictures
+    images = ink(3, 12)[..., None]
+    with run.exclusive(), ThreadPoolExecutor(6) as pool:
+        added = list(pool.map(lambda row: add_images(run, data, images[[row]], [f"x/{row}.png"]), range(12)))
+    assert added == [[f"x/{row}.png"] for row in range(12)]
+    assert len(Retriever(run, data)) == 24 and {name for names in added for name in names} <= {
+        *Retriever(run, data).ids
+    }
+
+
+def test_an_added_image_that_is_in_the_folder_by_now_is_there_once(pictures, tmp_path):
+    run, folder = pictures[0], tmp_path / "pictures"
+    new = ink(4, 2)
+    add_images(*pictures, new[..., None], ["x.png", "y.png"])
+    Image.fromarray(new[0]).save(folder / "x.png")
+    run, data = folder_run(folder, tmp_path / "results")
+    retriever = Retriever(run, data)
+    assert retriever.ids[-3:] == ("9.png", "x.png", "y.png")
+    assert len(retriever.images) == len(retriever.codes) == 14
+    larger = load_dataset(folder, size=32)
+    run.belongs_to(folder, larger.content_hash)
+    with pytest.raises(ArtifactError, match=r"0001.npz holds images of .28, 28, 1., and the run's are of .32, 32, 1."):
+        Retriever(run, larger)
+    run.path("added/0001.npz").unlink()
+    assert len(Retriever(run, larger)) == 13
+
+
+def test_a_damaged_batch_and_images_of_another_form_are_named(pictures):
+    run, data = pictures
+    with pytest.raises(ValueError, match=r"images must be uint8 \(M, 28, 28, 1\), not uint8 \(1, 28, 14, 1\)"):
+        add_images(run, data, NEW[:1], ["a.png"])
+    add_images(run, data, ink(1, 1)[..., None], ["a.png"])
+    run.path("added/0001.npz").write_bytes(b"PK")
+    with pytest.raises(ArtifactError, match="added/0001.npz differs from its hash"):
+        Retriever(run, data)
