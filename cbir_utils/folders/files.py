@@ -6,30 +6,30 @@ A file that cannot be read is a *reject*: :class:`UnreadableImageError` gives th
 import io
 import logging
 import os
-import stat
 import threading
 import warnings
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import nullcontext, suppress
 
 import numpy as np
 from PIL import Image, ImageOps
 
-#: The formats read, by Pillow's names. Pillow tries no other format on a file from somewhere.
+#: The formats read, by Pillow's names, and how their files begin (WebP's begin with RIFF and a length).
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP")
-
-#: How files of these formats begin: a file that begins so but cannot be opened is damaged.
 BEGINNINGS = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*")
-
 #: Larger images are refused before their pixels are decoded: a small file can promise terabytes.
 MAX_PIXELS = 50_000_000
-
 #: Images with more pixels than this are decoded one at a time, so that many threads need little memory.
 LARGE = 4_000_000
-
 #: Modes of Pillow that have no agreed way to 8 bits.
 REFUSED = {
     "LAB": "its colours are in CIE L*a*b*; save it in RGB",
     "F": "its pixels are floats, and no value is agreed to be white; save it with 8 or 16 bits",
+}
+TOO_LARGE = f"more than {MAX_PIXELS:,} pixels"
+REASONS = {
+    FileNotFoundError: "there is no such file",
+    MemoryError: "not enough memory to read it",
+    Image.DecompressionBombError: TOO_LARGE,
 }
 
 _one_large_at_a_time = threading.Lock()
@@ -44,31 +44,20 @@ def read_image(file, shape):
     """Read an image file into an array of the shape asked for.
 
     The first frame is read and turned as its EXIF orientation says. Transparent parts become white. The image is
-    scaled, up or down, by bicubic interpolation until its longer side fits. It stands in the middle; the rest gets
-    the median colour of the image's outermost pixels. Grey is the luma of ITU-R 601.
-
-    In grey of 16 bits 65,535 is white (of 12 bits, 4,095); of colours with 16 bits the higher 8 count. Whole numbers
-    of 32 bits have no agreed white: their range is the smallest of 0–1, 0–255 and 0–65,535 that holds all pixels,
-    and where none does, from the least to the greatest pixel. Floats are refused.
+    scaled by bicubic interpolation until its longer side fits, and stands in the middle; the rest gets the median
+    colour of its outermost pixels. Grey is the luma of ITU-R 601. White is 65,535 in grey of 16 bits and 4,095 in grey
+    of 12 bits; of colours with 16 bits the higher 8 count. The range of 32-bit integers is the smallest of 0–1, 0–255
+    and 0–65,535 that holds all pixels, or else from the least to the greatest pixel. Raises
+    :class:`UnreadableImageError` for what is no image, damaged, or of more than ``MAX_PIXELS`` pixels.
 
     Parameters
     ----------
     file : str, Path, bytes or binary file
         A path, the content of a file (PNG, JPEG, GIF, BMP, TIFF or WebP), or a file open for reading.
     shape : tuple
-        ``(H, W, C)``, C 1 (grey) or 3 (colour).
-
-    Returns
-    -------
-    numpy.ndarray
-        ``(H, W, C)`` uint8.
-
-    Raises
-    ------
-    UnreadableImageError
-        If there is no such file, it is no image, damaged, or of more than ``MAX_PIXELS`` pixels.
+        ``(H, W, C)`` of the uint8 array that comes back; C is 1 (grey) or 3 (colour).
     """
-    with silence():
+    with warnings.catch_warnings(action="ignore"):
         image = image_or_reason(file, shape)
     if isinstance(image, str):
         raise UnreadableImageError(image)
@@ -76,35 +65,18 @@ def read_image(file, shape):
 
 
 def image_or_reason(file, shape):
-    """:func:`read_image`, but it returns the reason, a text, of a file that cannot be read; call it in `silence`."""
+    """:func:`read_image`, but it returns the reason, a text, of a file that cannot be read, and lets Pillow warn."""
     height, width, channels = shape
     if height < 1 or width < 1 or channels not in (1, 3):
         raise ValueError(f"shape must be (H, W, 1) or (H, W, 3), not {tuple(shape)}")
     try:
         with _opened(file) as stream:
-            return _decode(stream, height, width, channels)
+            return _decode(stream, shape)
     except UnreadableImageError as error:
         return str(error)
-    except FileNotFoundError:
-        return "there is no such file"
-    except MemoryError:
-        return "not enough memory to read it"
-    except Image.DecompressionBombError:
-        return f"more than {MAX_PIXELS:,} pixels"
     except Exception as error:  # of Pillow's decoders: OSError, SyntaxError, struct.error, zlib.error and more
-        number = getattr(error, "errno", None)
-        return f"it cannot be read ({os.strerror(number)})" if number else "damaged or truncated"
-
-
-@contextmanager
-def silence():
-    """Ignore Pillow's warnings: a file is read, or rejected with a reason.
-
-    Warning filters belong to the whole process, so this stands around a pool of threads, never inside one.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+        system = getattr(error, "strerror", None)
+        return REASONS.get(type(error)) or (f"it cannot be read ({system})" if system else "damaged or truncated")
 
 
 def _opened(file):
@@ -113,48 +85,42 @@ def _opened(file):
         return io.BytesIO(file)
     if hasattr(file, "read"):
         return nullcontext(file)
-    if not stat.S_ISREG(os.stat(file).st_mode):  # to open a pipe would wait for ever
+    if os.path.exists(file) and not os.path.isfile(file):  # to open a pipe would wait for ever
         raise UnreadableImageError("not a file")
     return open(file, "rb")
 
 
-def _decode(stream, height, width, channels):
+def _decode(stream, shape):
     """The image in a binary file as uint8 ``(H, W, C)``."""
+    height, width, channels = shape
     try:
         opened = Image.open(stream, formats=FORMATS)  # reads the header only
     except Image.UnidentifiedImageError as error:
         raise UnreadableImageError(_why_unidentified(stream)) from error
     with opened as image:
         if image.width * image.height > MAX_PIXELS:
-            raise UnreadableImageError(f"more than {MAX_PIXELS:,} pixels")
+            raise UnreadableImageError(TOO_LARGE)
         # A JPEG decodes faster at a half, a quarter or an eighth; twice the size wanted leaves the scaling its choice.
         image.draft(None, (2 * max(height, width),) * 2)
         with _one_large_at_a_time if image.width * image.height > LARGE else nullcontext():
-            codec, stored = _stored_as(image)
-            image.load()
+            codec, _, _, stored = image.tile[0] if image.tile else ("", None, 0, "")
+            stored = stored if isinstance(stored, str) else str(stored[0])  # Pillow's name of the mode, such as "L;4"
             if codec == "raw" and stored == "RGBX" and image.tag_v2.get(262) == 6:
                 raise UnreadableImageError("its colours are plain YCbCr; save it in RGB")
+            image.load()
             with suppress(Exception):  # a camera's damaged notes do not make the picture unreadable
                 ImageOps.exif_transpose(image, in_place=True)
-            flat = _flatten(image, stored).convert("L" if channels == 1 else "RGB")
-            return _fit(flat, height, width).reshape(height, width, channels)
+            image = _flatten(image, stored).convert("L" if channels == 1 else "RGB")
+            return _fit(image, height, width).reshape(shape)
 
 
 def _why_unidentified(stream):
     """Why Pillow sees no image in a file: it is empty, damaged at its beginning, or something else."""
     stream.seek(0)
     start = stream.read(12)
-    if not start:
-        return "empty (zero bytes)"
     if start.startswith(BEGINNINGS) or (start.startswith(b"RIFF") and start.endswith(b"WEBP")):
         return "damaged or truncated"
-    return "not an image (PNG, JPEG, GIF, BMP, TIFF or WebP)"
-
-
-def _stored_as(image):
-    """Pillow's names for how the pixels stand in the file: the codec, and the mode, such as ``"L;4"``."""
-    codec, _, _, arguments = image.tile[0] if image.tile else ("", None, 0, "")
-    return codec, arguments if isinstance(arguments, str) else str(arguments[0])
+    return "not an image (PNG, JPEG, GIF, BMP, TIFF or WebP)" if start else "empty (zero bytes)"
 
 
 def _flatten(image, stored):
@@ -182,8 +148,8 @@ def _eight_bits(image, stored):
     low, high = 0, 4095 if stored == "I;12" else 65535
     if image.mode == "I":
         low, high = float(values.min()), float(values.max())
-        agreed = [white for white in (1, 255, 65535) if low >= 0 and high <= white]
-        low, high = (0, agreed[0]) if agreed else (low, max(high, low + 1))
+        whites = [white for white in (1, 255, 65535) if low >= 0 and high <= white]
+        low, high = (0, whites[0]) if whites else (low, max(high, low + 1))
     grey = np.rint((values - low) / np.float32((high - low) / 255)).clip(0, 255).astype(np.uint8)
     if "transparency" in image.info:
         grey[values == image.info["transparency"]] = 255

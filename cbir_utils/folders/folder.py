@@ -5,7 +5,7 @@ import hashlib
 import io
 import json
 import os
-import stat
+import warnings
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -16,27 +16,21 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from cbir_utils.datasets import Dataset, DatasetError, Split, dataset_name
-from cbir_utils.folders.files import image_or_reason, silence
+from cbir_utils.folders.files import image_or_reason
 from cbir_utils.run import atomic_path, sha256, write_json
 
 #: Of a folder with more images than this, so many are the queries.
 MAX_QUERIES = 10_000
-
 #: Files decoded at once: it bounds the memory of reading a folder.
 CHUNK = 256
-
 #: How many files are looked at to tell whether a folder is in colour.
 COLOUR_SAMPLE = 200
-
 #: Side of the square that images are fitted to by default: the paper's for grey, CIFAR's for colour.
 GREY_SIZE, COLOUR_SIZE = 28, 32
 
 
 class ImageFolder(NamedTuple):
-    """The readable images of a folder, ``(N, H, W, C)`` uint8, their ids (relative paths), and the rejects.
-
-    ``rejects`` holds a pair ``(id, reason)`` for each file that could not be read. Both are sorted by id.
-    """
+    """The readable images of a folder ``(N, H, W, C)`` uint8, their ids, and pairs ``(id, reason)`` of other files."""
 
     images: np.ndarray
     ids: tuple[str, ...]
@@ -52,41 +46,35 @@ def list_files(folder):
     Returns ``(ids, rejects)``: the files' relative paths with forward slashes, sorted as plain strings, and the pairs
     ``(id, reason)`` of what cannot be opened as a file. Raises :class:`DatasetError` if ``folder`` is not one.
     """
-    root = os.path.realpath(folder)
-    ids, rejects, pending = [], [], [""]
-    while pending:
-        inside = pending.pop()
-        try:
-            with os.scandir(os.path.join(root, inside)) as entries:
-                entries = [entry for entry in entries if not entry.name.startswith(".")]
-        except OSError as error:
-            if not inside:
-                raise DatasetError(f"{folder} is not a folder that can be read ({error.strerror})") from error
-            rejects.append((inside.rstrip("/"), f"it cannot be read ({error.strerror})"))
-            continue
-        for entry in entries:
-            name = inside + entry.name
-            if entry.is_dir(follow_symlinks=False):
-                pending.append(name + "/")
-            elif reason := _why_not_opened(entry, root):
-                rejects.append((name, reason))
+    root, ids, rejects = os.path.realpath(folder), [], []
+
+    def closed(error):
+        if error.filename == root:
+            raise DatasetError(f"{folder} is not a folder that can be read ({error.strerror})") from error
+        rejects.append((os.path.relpath(error.filename, root), f"it cannot be read ({error.strerror})"))
+
+    for inside, folders, files in os.walk(root, onerror=closed):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        links = [name for name in folders if os.path.islink(os.path.join(inside, name))]
+        for name in links + [name for name in files if not name.startswith(".")]:
+            path = os.path.join(inside, name)
+            if reason := _why_not_opened(path, root):
+                rejects.append((os.path.relpath(path, root), reason))
             else:
-                ids.append(name)
+                ids.append(os.path.relpath(path, root))
     return tuple(sorted(ids)), tuple(sorted(rejects))
 
 
-def _why_not_opened(entry, root):
-    """Why an entry of a folder, itself no folder, is not opened; ``None`` for a file."""
-    try:
-        mode = entry.stat().st_mode  # of what a link leads to
-    except OSError as error:
-        return "a link that leads nowhere" if entry.is_symlink() else f"it cannot be read ({error.strerror})"
-    if entry.is_symlink():
-        if not os.path.join(os.path.realpath(entry.path), "").startswith(os.path.join(root, "")):
-            return "a link that leaves the folder"
-        if stat.S_ISDIR(mode):
-            return "a link to a folder; its files are read where they lie"
-    return None if stat.S_ISREG(mode) else "not a file"
+def _why_not_opened(path, root):
+    """Why a path in a folder, itself no folder, is not opened; ``None`` for a file."""
+    linked = os.path.islink(path)
+    if linked and not os.path.exists(path):
+        return "a link that leads nowhere"
+    if linked and not os.path.join(os.path.realpath(path), "").startswith(os.path.join(root, "")):
+        return "a link that leaves the folder"
+    if linked and os.path.isdir(path):
+        return "a link to a folder; its files are read where they lie"
+    return None if os.path.isfile(path) else "not a file"
 
 
 def read_folder(folder, *, size=None, channels=None, path=None):
@@ -106,11 +94,6 @@ def read_folder(folder, *, size=None, channels=None, path=None):
         A ``.npy`` file to write the images to, one by one; they come back memory-mapped, read-only. By default they
         are kept in memory.
 
-    Returns
-    -------
-    ImageFolder
-        Images ``(N, size, size, channels)`` uint8, in the order of their ids.
-
     Raises
     ------
     DatasetError
@@ -118,13 +101,14 @@ def read_folder(folder, *, size=None, channels=None, path=None):
     """
     names, rejects = list_files(folder)
     ids, rejects = [], list(rejects)
-    with silence(), ThreadPoolExecutor(os.cpu_count()) as pool:
+    # Warning filters belong to the whole process, so this stands around the threads, never inside one.
+    with warnings.catch_warnings(action="ignore"), ThreadPoolExecutor(os.cpu_count()) as pool:
         if channels is None:
             channels = 3 if _in_colour(folder, names, pool) else 1
         size = size or (GREY_SIZE if channels == 1 else COLOUR_SIZE)
         shape = (size, size, channels)
         with nullcontext(io.BytesIO()) if path is None else open(path, "wb") as file:
-            _write_header(file, 0, shape)
+            _write_header(file, 0, *shape)
             start, results = file.tell(), _results(folder, names, shape, pool)
             for name, result in tqdm(results, "reading images", len(names), leave=False, delay=1):
                 if isinstance(result, str):
@@ -133,12 +117,12 @@ def read_folder(folder, *, size=None, channels=None, path=None):
                     file.write(result.data)
                     ids.append(name)
             file.seek(0)
-            _write_header(file, len(ids), shape)  # NumPy leaves room in it for the count to grow
+            _write_header(file, len(ids), *shape)  # NumPy leaves room in it for the count to grow
     rejects = tuple(sorted(rejects))
     if not ids:
         reasons = Counter(reason for _, reason in rejects).most_common(1)
         most = "".join(f" (of {count:,} the reason is: {reason})" for reason, count in reasons)
-        raise DatasetError(f"none of the {len(rejects):,} files in {folder} is a readable image{most}")
+        raise DatasetError(f"none of the {len(rejects):,} files in {folder} is a readable image{most}; add some")
     if path is None:
         images = np.frombuffer(file.getbuffer(), np.uint8, offset=start).reshape(-1, *shape)
     else:
@@ -146,10 +130,9 @@ def read_folder(folder, *, size=None, channels=None, path=None):
     return ImageFolder(images, tuple(ids), rejects)
 
 
-def _write_header(file, count, shape):
-    """Begin a ``.npy`` file of ``count`` images."""
-    form = {"descr": "|u1", "fortran_order": False, "shape": (count, *shape)}
-    np.lib.format.write_array_header_1_0(file, form)
+def _write_header(file, *shape):
+    """Begin a ``.npy`` file of uint8."""
+    np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
 
 
 def _results(folder, names, shape, pool):
@@ -213,22 +196,9 @@ def pack_folder(folder, target, *, size=None, labels=False):
     is read again where both are there, made with the same ``size`` and ``labels`` from files of the same names, sizes
     and times of change.
 
-    Parameters
-    ----------
-    folder, size, labels
-        As for :func:`~cbir_utils.datasets.load_dataset`.
-    target : str or Path
-        The folder to keep them in. It is made if need be, and must not lie in ``folder``.
-
-    Returns
-    -------
-    Dataset
-        That of ``load_dataset(folder, size=size, labels=labels)``, with the images memory-mapped, read-only.
-
-    Raises
-    ------
-    DatasetError
-        As from :func:`~cbir_utils.datasets.load_dataset`, and if ``target`` holds other images, of another folder.
+    Returns the dataset of ``load_dataset(folder, size=size, labels=labels)``, its images memory-mapped, read-only.
+    ``target`` is made if need be, and must not lie in ``folder``. Raises :class:`DatasetError` as ``load_dataset``
+    does, and if ``target`` holds other images, of another folder.
     """
     folder, target = Path(folder), Path(target)
     made_from = {
@@ -274,11 +244,5 @@ def load_packed(target):
 def _signature(folder):
     """SHA-256 over the names, sizes and times of change of a folder's files; no file is opened."""
     ids, rejects = list_files(folder)
-    digest = hashlib.sha256(os.fsencode(repr(rejects)))
-    for name in ids:
-        try:
-            facts = os.stat(folder / name)
-            digest.update(os.fsencode(f"{name}\0{facts.st_size}\0{facts.st_mtime_ns}\0"))
-        except OSError:  # removed since it was listed: reading will tell
-            digest.update(os.fsencode(f"{name}\0"))
-    return digest.hexdigest()
+    facts = [(name, file.st_size, file.st_mtime_ns) for name in ids for file in [os.stat(Path(folder, name))]]
+    return hashlib.sha256(repr((facts, rejects)).encode()).hexdigest()
