@@ -36,26 +36,15 @@ K, QUERIES, BATCH, GROUP, GRID = 10, 1000, 20_000, 250, 5
 #: Of the stream's deformations: another one goes on with nothing of this one's.
 STREAM = 2
 
-#: The table's columns: title, name in the rows, form.
+#: Figures of a size: its title, its name in the rows, its form in the table, and the limits of its axis (or "log").
 COLUMNS = [
-    ("images", "rows", ","),
-    ("encode (s)", "encode_seconds", ",.0f"),
-    ("build (s)", "build_seconds", ",.0f"),
-    ("bytes/image", "index_bytes_per_image", ".1f"),
-    ("memory (GB)", "peak_memory_gb", ".2f"),
-    ("queries/s", "queries_per_second", ",.0f"),
-    ("one query (ms)", "single_query_ms", ".2f"),
-    ("recall@10", "recall@10", ".3f"),
-]
-
-#: What is drawn: name in the rows, title, and "log" or the limits of the axis.
-COSTS = [
-    ("encode_seconds", "encoding (s): {:,.0f}, as N^{:.2f}", "log"),
-    ("build_seconds", "building (s): {:,.0f}, as N^{:.2f}", "log"),
-    ("index_bytes_per_image", "bytes per image: {:.3g}", (0, None)),
-    ("peak_memory_gb", "peak memory (GB): {:.3g}", (0, None)),
-    ("queries_per_second", "queries per second: {:,.0f}, as N^{:.2f}", "log"),
-    ("recall@10", "recall@10: {:.3f}", (0.9, 1.0)),
+    ("encode (s)", "encode_seconds", ",.0f", "log"),
+    ("build (s)", "build_seconds", ",.0f", "log"),
+    ("bytes/image", "index_bytes_per_image", ".1f", (0, None)),
+    ("memory (GB)", "peak_memory_gb", ".2f", (0, None)),
+    ("queries/s", "queries_per_second", ",.0f", "log"),
+    ("recall@10", "recall@10", ".3f", (0.9, 1.0)),
+    ("one query (ms)", "single_query_ms", ".2f", None),
 ]
 
 #: Bytes of a compressed code in the index, images that the quantiser learns from, and the recall@10 asked for.
@@ -207,11 +196,11 @@ def seconds(do):
 
 def exponent(sizes, costs):
     """The b of ``cost = a N^b``, by least squares in logarithms."""
-    return float(np.polyfit(np.log(sizes), np.log(costs), 1)[0]) if len(sizes) > 1 else 0.0
+    return float(np.polyfit(np.log(sizes), np.log(costs), 1)[0])
 
 
 def plot(rows, path):
-    """Each cost against the number of images, with the fitted exponent of those that grow or fall with it."""
+    """Each figure against the number of images; of costs, with the exponent that is fitted."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -222,12 +211,12 @@ def plot(rows, path):
     plots.use_style()
     figure, axes = plt.subplots(2, 3, figsize=(13, 7), layout="constrained")
     sizes = [row["rows"] for row in rows]
-    for ax, (name, title, form) in zip(axes.ravel(), COSTS, strict=True):
+    for ax, (title, name, form, limits) in zip(axes.ravel(), COLUMNS[:6], strict=True):
         values = [row[name] for row in rows]
         ax.plot(sizes, values, "o-", color=plots.BLUE)
-        ax.set(xscale="log", xlabel="images")
-        ax.set_title(title.format(values[-1], exponent(sizes, values)), fontsize=13)
-        ax.set(yscale="log") if form == "log" else ax.set_ylim(*form)
+        grows = f", as N^{exponent(sizes, values):.2f}" if limits == "log" and len(sizes) > 1 else ""
+        ax.set(xscale="log", xlabel="images", title=f"{title}: {values[-1]:{form}}{grows}")
+        ax.set(yscale="log") if limits == "log" else ax.set_ylim(*limits)
     axes[1, 2].axhline(TARGET, color=plots.GREY, linestyle=":")
     where = "candidates measured again from the disk; titles: the largest, and the fitted exponent"
     plots.caption(figure, f"inverted lists, {rows[-1]['pq_bytes']} bytes per code, {where}")
@@ -266,9 +255,9 @@ def main(arguments=None):
 
 def table(facts):
     """The rows as a Markdown table, with where they come from."""
-    lines = [[format(row[name], form) for _, name, form in COLUMNS] for row in facts["rows"]]
+    lines = [[f"{row['rows']:,}", *(f"{row[name]:{form}}" for _, name, form, _ in COLUMNS)] for row in facts["rows"]]
     last, where = facts["rows"][-1], facts["machine"]
-    return markdown_table([title for title, *_ in COLUMNS], lines) + (
+    return markdown_table(["images", *(title for title, *_ in COLUMNS)], lines) + (
         f"\n\nCodes of {facts['method']}, {last['dimension']} numbers, of {facts['dataset']}'s images, deformed; "
         f"{QUERIES:,} queries that are not; {last['threads']} threads. In memory is the index; candidates are measured "
         f"again by codes on the disk ({last['codes_bytes_per_image_on_disk']} bytes each). Measured {where['date']}, "

@@ -37,8 +37,8 @@ MOST_HITS, NOT_LOADED = 16_384, 101
 #: Sent at a time: numbers of codes (4 MB), ids in a filter, queries, and hits of a call.
 NUMBERS, IDS, QUERIES, HITS = 2**20, 10_000, 1000, 2**20
 
-#: HNSW: edges of a node, and candidates kept when a node is added and when it is searched (the least and the most).
-M, EF_CONSTRUCTION, EF, MOST_EF = 16, 200, 128, 32_768
+#: Candidates that a server keeps as it walks its graph: the least and the most.
+EF, MOST_EF = 128, 32_768
 
 #: Seconds to wait for an answer, and for a large collection that is loaded into memory.
 ANSWER, LOAD = 60, 600
@@ -197,7 +197,7 @@ class Collection:
         """Make the collection, unless another program does so at this moment."""
         facts = {"format": FORMAT, "metric": self.metric, "dimension": dimension, "encoder_hash": self.encoder_hash}
         how = {"consistency_level": "Strong", "properties": {FACTS: json.dumps(facts), NEXT_ID: "0"}}
-        schema = _schema(self._client, dimension + (self.metric == "cosine"))
+        schema = engine.schema(self._client, dimension + (self.metric == "cosine"))
         try:
             self._call("create_collection", schema=schema, **how)
         except EngineError:
@@ -237,7 +237,7 @@ class Collection:
     def _load(self):
         """Make the collection ready to be searched; with its index, unless it has one."""
         if not self._call("list_indexes"):
-            self._call("create_index", _graph(self._client, engine.is_embedded(self.address)), sync=False)
+            self._call("create_index", engine.graph(self._client, engine.is_embedded(self.address)), sync=False)
         self._call("load_collection", timeout=LOAD)
 
     def _known(self, ids, what):
@@ -274,23 +274,6 @@ def drop(address, name):
 
 
 # -- what goes over ---------------------------------------------------------------------------------------------
-
-
-def _schema(client, numbers):
-    from pymilvus import DataType
-
-    schema = client.create_schema(auto_id=False, enable_dynamic_field=False)
-    schema.add_field("id", DataType.INT64, is_primary=True)
-    schema.add_field("code", DataType.FLOAT_VECTOR, dim=numbers)
-    return schema
-
-
-def _graph(client, exact):
-    """HNSW; or none for the embedded engine, whose HNSW has lost rows when it merged its files."""
-    graph = {"index_type": "HNSW", "params": {"M": M, "efConstruction": EF_CONSTRUCTION}}
-    indexes = client.prepare_index_params()
-    indexes.add_index("code", metric_type="L2", **({"index_type": "FLAT"} if exact else graph))
-    return indexes
 
 
 def _vectors(codes, metric):

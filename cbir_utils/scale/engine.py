@@ -22,6 +22,9 @@ SEAL = "seal.json"
 #: Seconds to wait for a connection.
 CONNECT = 5
 
+#: HNSW: edges of a node, and candidates kept when a node is added.
+M, EF_CONSTRUCTION = 16, 200
+
 #: How many clients are open of each embedded engine, by its folder.
 _OPEN = Counter()
 
@@ -80,6 +83,24 @@ def disconnect(address, client):
     client.close()
     if is_embedded(address):
         _release(address)
+
+
+def schema(client, numbers):
+    """Of a collection: an id, and a code of so many numbers."""
+    from pymilvus import DataType
+
+    fields = client.create_schema(auto_id=False, enable_dynamic_field=False)
+    fields.add_field("id", DataType.INT64, is_primary=True)
+    fields.add_field("code", DataType.FLOAT_VECTOR, dim=numbers)
+    return fields
+
+
+def graph(client, exact):
+    """HNSW; or none for the embedded engine, whose HNSW has lost rows when it merged its files."""
+    hnsw = {"index_type": "HNSW", "params": {"M": M, "efConstruction": EF_CONSTRUCTION}}
+    indexes = client.prepare_index_params()
+    indexes.add_index("code", metric_type="L2", **({"index_type": "FLAT"} if exact else hnsw))
+    return indexes
 
 
 # -- the embedded engine's file ----------------------------------------------------------------------------------

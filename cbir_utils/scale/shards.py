@@ -31,11 +31,8 @@ from cbir_utils.folders.files import UnreadableImageError, read_image
 from cbir_utils.folders.folder import list_files, save_rejects
 from cbir_utils.run import ArtifactError, Run, atomic_path, sha256, write_json
 
-#: Of the shards and their manifest.
-FORMAT = 2
-
-#: Seconds to wait for a cluster to answer; Ray itself waits for minutes, and then ends the process.
-CONNECT = 5
+#: Of the shards and their manifest; and seconds to wait for a cluster (Ray waits for minutes, and ends the process).
+FORMAT, CONNECT = 2, 5
 
 #: For workers, so that each keeps one core busy.
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"), "1")
@@ -263,6 +260,7 @@ def _encoded(tables, content, read, workers, address):
         )
         results.context.enable_progress_bars = results.context.print_on_execution_start = False
         results.context.raise_original_map_exception = True
+        results.context.target_max_block_size = None  # else Ray cuts a large shard
         yield from results.iter_batches(batch_size=None, batch_format="pyarrow")
     except (ray.exceptions.RayError, ray.data.exceptions.ExecutionTimeoutError) as error:
         cause, *_ = str(getattr(error, "cause", None) or error).splitlines()
@@ -311,19 +309,15 @@ def _paths(folder, images, shard_size):
 
 def _write(tables, paths, facts, total):
     """Write each table to the path of its shard, as it comes."""
+    how = {"use_dictionary": False, "write_page_checksum": True}
     with tqdm(total=total, unit=" images") as bar:
         for table in tables:
             if not np.isfinite(_codes(table)).all():
                 raise ShardError("the encoder gives codes that are not finite; train it again")
             shard = table["row"][0].as_py() // facts["shard_size"]
-            noted = json.dumps([shard, facts])
+            table = table.replace_schema_metadata({"cbir_utils": json.dumps([shard, facts])})
             with atomic_path(paths[shard]) as path:
-                _parquet().write_table(
-                    table.replace_schema_metadata({"cbir_utils": noted}),
-                    path,
-                    use_dictionary=False,
-                    write_page_checksum=True,
-                )
+                _parquet().write_table(table, path, **how)
             bar.update(len(table))
 
 

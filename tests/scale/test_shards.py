@@ -123,11 +123,12 @@ def ray_processes():
 @pytest.fixture(scope="module")
 def local_ray():
     """A Ray that is started as encode_shards starts one, and leaves nothing behind."""
-    import ray
+    import ray.data
 
     niceness = "RAY_worker_niceness"
     os.environ[niceness] = "0"  # else Ray's workers wait for whatever else keeps the machine busy
     scale._start(2, None)
+    ray.data.DataContext.get_current().target_max_block_size = 1000  # bytes: no shard may be cut
     started = ray_processes()
     assert len(started) >= 2
     yield ray
