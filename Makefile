@@ -61,9 +61,8 @@ test-workshop: $(STAMP)  ## the participants' notebooks, run as handed out: no e
 	"$(BIN)/python" tests/run_workshop.py
 
 test-oldest: $(OLDEST)/.installed  ## what learns and searches, with the lowest versions that pyproject.toml allows
-	"$(OLDEST)/bin/python" -m pytest tests/test_training.py tests/test_models.py tests/test_index.py tests/test_run.py \
-		tests/test_store.py tests/test_metrics.py tests/test_datasets.py tests/test_plots.py tests/methods tests/folders \
-		tests/retrieval tests/runner
+	"$(OLDEST)/bin/python" -m pytest $(addprefix tests/,test_datasets.py test_index.py test_metrics.py test_models.py \
+		test_plots.py test_run.py test_store.py test_training.py folders methods runner/test_notebooks.py)
 
 lab: $(STAMP)  ## JupyterLab in notebooks/, or another folder: NOTEBOOKS=results/workshop
 	"$(BIN)/jupyter" lab --notebook-dir "$(NOTEBOOKS)"

@@ -41,9 +41,8 @@ def run(arguments):
         project_run.record(profile=arguments.profile, **options)
         facts = {"content_hash": data.content_hash, "labels": arguments.labels}
         status = _run_notebooks(project_run, parameters, facts, arguments)
-    if (
-        status == 0 and arguments.stop >= 5 and project_run.path("metrics.json").exists()
-    ):  # notebook 05 writes the table
+    # Notebook 05 writes the table.
+    if status == 0 and arguments.stop >= 5 and project_run.path("metrics.json").exists():
         print("\n" + results_table(project_run.load_json("metrics.json")))
         print(f"\nfigures, each as .png and .pdf: {os.path.relpath(project_run.path('figures'))}")
     return status
