@@ -180,12 +180,12 @@ def _mean_loss(measure, images, rebuild):
     return total / len(images)
 
 
-def check_images(images, input_shape=None):
+def check_images(images, input_shape):
     """``images`` as an array, if they are ``(N, H, W, C)`` uint8 and fit the model; else a ValueError."""
     images = np.asarray(images)
     if images.ndim != 4 or images.dtype != np.uint8 or len(images) == 0:
         raise ValueError(f"images must be a non-empty uint8 (N, H, W, C) array, not {images.dtype} {images.shape}")
-    if input_shape is not None and images.shape[1:] != tuple(input_shape):
+    if images.shape[1:] != tuple(input_shape):
         raise ValueError(f"the model takes images of shape {tuple(input_shape)}, but these are {images.shape[1:]}")
     return images
 

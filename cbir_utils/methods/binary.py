@@ -4,11 +4,8 @@ import faiss
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from cbir_utils.codes import checked_k, unit_length
+from cbir_utils.codes import checked_codes, checked_k, unit_length
 from cbir_utils.index import Hits
-
-#: Turns of the iteration, as in the paper.
-ITERATIONS = 50
 
 
 class IterativeQuantization:
@@ -39,7 +36,7 @@ class IterativeQuantization:
 
     def fit(self, codes):
         """Learn from ``(N, D)`` float32 codes of the database; returns self."""
-        codes = _checked(codes)
+        codes = _unit(codes)
         self.mean = codes.mean(axis=0)
         centred = codes - self.mean
         kept = min(self.bits, codes.shape[1])
@@ -52,7 +49,7 @@ class IterativeQuantization:
         self.unrotated_loss = _loss(values)
         self.losses = [_loss(values @ rotation)]
         with threadpool_limits(1, user_api="blas"):  # the matrices are small: a second thread would mostly wait
-            for _ in range(ITERATIONS):
+            for _ in range(50):  # as in the paper
                 left, _, right = np.linalg.svd(values.T @ _signs(values @ rotation))
                 rotation = left @ right
                 self.losses.append(_loss(values @ rotation))
@@ -61,7 +58,7 @@ class IterativeQuantization:
 
     def encode(self, codes):
         """The binary codes of ``(N, D)`` codes: ``(N, bits / 8)`` uint8, eight bits to a byte."""
-        codes = _checked(codes)
+        codes = _unit(codes)
         if codes.shape[1] != len(self.mean):
             raise ValueError(f"these codes have {codes.shape[1]} numbers each, but it was fitted to {len(self.mean)}")
         return np.packbits((codes - self.mean) @ self.matrix > 0, axis=1)
@@ -101,22 +98,18 @@ def _loss(values):
     return float(np.square(_signs(values) - values).sum() / len(values))
 
 
-def _checked(codes):
-    """Codes at unit length as a float64 matrix (zero rows stay); else a ValueError that says what is wrong."""
-    codes = np.asarray(codes, dtype=np.float64)
-    if codes.ndim != 2 or 0 in codes.shape:
-        raise ValueError(f"codes must be a non-empty (N, D) matrix, not of shape {codes.shape}")
-    if not np.isfinite(codes).all():
-        raise ValueError("codes have NaN or infinity; train anew before making binary codes of them")
-    return unit_length(codes, np.float64)
+def _unit(codes):
+    """Codes ``(N, D)`` float32 at unit length, float64; else a ValueError that says what is wrong with them."""
+    return unit_length(checked_codes(codes, "codes"), np.float64)
 
 
 class BinaryIndex:
     """Exact search through FAISS over binary codes ``(N, B)`` uint8, by the number of differing bits."""
 
     def __init__(self, codes):
-        self._faiss = faiss.IndexBinaryFlat(8 * np.shape(codes)[-1])
-        self._faiss.add(_packed(codes))
+        codes = _packed(codes)
+        self._faiss = faiss.IndexBinaryFlat(8 * codes.shape[1])
+        self._faiss.add(codes)
 
     def search(self, queries, k):
         """The ``k`` nearest of each query ``(Q, B)`` uint8: :class:`Hits`; FAISS decides the order of ties."""

@@ -85,20 +85,16 @@ def fit_contrastive(
 
     Parameters
     ----------
-    autoencoder : Autoencoder
-        Its encoder and decoder are trained in place.
-    images : ndarray
-        ``(N, H, W, C)`` uint8: the database, never the queries. No labels.
+    autoencoder, images : Autoencoder, ndarray
+        Trained in place; ``(N, H, W, C)`` uint8, the database, never the queries. No labels.
     epochs, rounds, neighbours : int
         Epochs before the first round; rounds at most, each with an epoch of its own; hits per image in a round.
     batch_size, learning_rate : int, float
         Images per step, each with two views; Adam's step size at the start.
     augment : callable, optional
-        Makes views, such as an ``Augmentation``; by default one with this ``seed``.
-    seed : int
-        Of the projection head, the views and the order of the batches.
-    verbose : bool
-        Show progress.
+        Makes views; by default an ``Augmentation`` with this ``seed``.
+    seed, verbose : int, bool
+        Seed of the projection head, the views and the order of the batches; show progress.
 
     Returns a :class:`ContrastiveHistory`. Raises :class:`CollapsedCodesError` if all images end with the same code,
     FloatingPointError if the loss or the codes become NaN or infinite, ValueError for images of the wrong form or too
@@ -129,13 +125,16 @@ def fit_contrastive(
                 if not _improving(history):
                     break
             order = rng.permutation(len(images))
-            train_epoch(model, history, order, batch_size, lambda rows, second=partners: [_pairs(images, rows, second)])
+            pairs = np.stack([order, partners[order]], axis=1)
+            train_epoch(model, history, pairs, batch_size, lambda rows: [scale(images[rows])])
             history.seconds.append(time.perf_counter() - start)
             bar.set_postfix(loss=f"{history.loss[-1]:.4f}")
             bar.update()
     if not history.interrupted:
         some = images[np.linspace(0, len(images) - 1, min(1000, len(images)), dtype=int)]
-        _refuse_one_code(_finite_codes(autoencoder.encoder, some, len(history.loss)))
+        codes = _finite_codes(autoencoder.encoder, some, len(history.loss))
+        if unit_length(codes).std(axis=0).max() <= 1e-4:
+            raise CollapsedCodesError("all images have the same code; are they all alike? Else lower the learning rate")
     return history
 
 
@@ -146,11 +145,6 @@ def _partners(codes, neighbours, rng):
     right = mutual(hits)
     drawn = (right * rng.random(right.shape)).argmax(axis=1)
     return np.where(right.any(axis=1), hits[images, drawn], images), float(right.mean())
-
-
-def _pairs(images, first, partners):
-    """The images ``first (B,)`` and their partners as float32 ``(B, 2, H, W, C)`` in [0, 1]."""
-    return scale(images[np.stack([first, partners[first]], axis=1)])
 
 
 def _improving(history):
@@ -206,15 +200,6 @@ def _finite_codes(encoder, images, epoch):
         told = f"the codes are not finite after epoch {epoch}"
         raise FloatingPointError(f"training diverged: {told}; use a lower learning rate")
     return codes
-
-
-def _refuse_one_code(codes):
-    """Raise :class:`CollapsedCodesError` if all codes point in one direction."""
-    if unit_length(codes).std(axis=0).max() <= 1e-4:
-        raise CollapsedCodesError(
-            "the codes have collapsed: all images have the same one. Are the images all alike? Otherwise use a lower "
-            "learning rate or another seed"
-        )
 
 
 def mutual(hits):

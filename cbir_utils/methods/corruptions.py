@@ -33,7 +33,7 @@ def corrupt(images, kind, strength, *, seed=0, light=False):
         raise ValueError(f"there is no corruption {kind!r}; choose one of {', '.join(CORRUPTIONS)}")
     if not np.isfinite(strength) or (strength < 0 and kind != "stroke width"):
         raise ValueError(f"the strength of {kind} must be a number of 0 or more, not {strength}")
-    if kind in ("salt and pepper", "occlusion") and strength > 100:
+    if strength > 100 and CORRUPTIONS[kind].unit.startswith("%"):
         raise ValueError(f"the strength of {kind} is a percentage, and {strength} is more than 100")
     if strength == 0:
         return images.copy()

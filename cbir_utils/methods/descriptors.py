@@ -59,12 +59,7 @@ def _unit(blocks):
 class Projection:
     """Rows on their leading principal directions: ``(N, D)`` float32 → ``(N, L)`` float32.
 
-    Attributes
-    ----------
-    mean : ndarray
-        ``(D,)``, of the rows that it was fitted to.
-    directions : ndarray
-        ``(L, D)``, of unit length, by falling variance.
+    ``mean (D,)`` is that of the rows it was fitted to; ``directions (L, D)`` have unit length and falling variance.
     """
 
     def __init__(self, mean, directions):

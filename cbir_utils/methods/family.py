@@ -24,13 +24,11 @@ def build_deep(input_shape=(28, 28, 1), *, code_length=128, seed=0):
 def build_sparse(input_shape=(28, 28, 1), *, code_length=128, weight=0.02, seed=0):
     """Codes of which most numbers are near zero: loss = reconstruction + weight · Σ_j |z_j| / pixels.
 
-    The codes leave a ReLU, so that a number can be exactly zero (Goodfellow, Bengio and Courville 2016, Deep
-    Learning).
+    The codes leave a ReLU, so that a number can be exactly zero (Goodfellow, Bengio and Courville 2016, Deep Learning).
     """
     model = _dense_autoencoder(input_shape, (), code_length, seed, activation="relu")
-    image = keras.Input(input_shape, name="image")
-    codes = _Sparsity(weight / math.prod(input_shape))(model.encoder(image))
-    return model._replace(autoencoder=keras.Model(image, model.decoder(codes), name="autoencoder"))
+    penalty = _Penalty(weight / math.prod(input_shape), lambda codes: ops.sum(ops.abs(codes), axis=1))
+    return _between(model, penalty)
 
 
 def build_contractive(input_shape=(28, 28, 1), *, code_length=128, weight=0.1, seed=0):
@@ -40,9 +38,12 @@ def build_contractive(input_shape=(28, 28, 1), *, code_length=128, weight=0.1, s
     ``Σ_j (z_j (1 - z_j))² Σ_i W_ij²``, averaged over the batch (Rifai et al. 2011, Contractive auto-encoders).
     """
     model = _dense_autoencoder(input_shape, (), code_length, seed, activation="sigmoid")
-    image = keras.Input(input_shape, name="image")
-    codes = _Contraction(model.encoder.layers[-1], weight / math.prod(input_shape))(model.encoder(image))
-    return model._replace(autoencoder=keras.Model(image, model.decoder(codes), name="autoencoder"))
+
+    def steepness(codes):
+        rows = ops.sum(ops.square(model.encoder.layers[-1].kernel), axis=0)
+        return ops.sum(ops.square(codes * (1 - codes)) * rows, axis=1)
+
+    return _between(model, _Penalty(weight / math.prod(input_shape), steepness))
 
 
 def build_denoising(input_shape=(28, 28, 1), *, code_length=128, noise=0.5, seed=0):
@@ -52,10 +53,7 @@ def build_denoising(input_shape=(28, 28, 1), *, code_length=128, noise=0.5, seed
     to each pixel, one of the kinds of noise in Vincent et al. 2010.
     """
     model = build_deep(input_shape, code_length=code_length, seed=seed)
-    image = keras.Input(input_shape, name="image")
-    noisy = layers.GaussianNoise(noise, seed=seed)(image)
-    autoencoder = keras.Model(image, model.decoder(model.encoder(noisy)), name="autoencoder")
-    return model._replace(autoencoder=autoencoder)
+    return _between(model, before=layers.GaussianNoise(noise, seed=seed))
 
 
 def build_variational(input_shape=(28, 28, 1), *, code_length=128, seed=0):
@@ -64,12 +62,11 @@ def build_variational(input_shape=(28, 28, 1), *, code_length=128, seed=0):
     ``KL = ½ Σ_j (μ_j² + σ_j² - 1 - log σ_j²)`` (Kingma and Welling 2014). The decoder is trained on
     ``z = μ + σ ε`` with ε from N(0, 1); the encoder gives the posterior mean μ, and so does ``plain``.
     """
-    trunk_and_mean = build_deep(input_shape, code_length=code_length, seed=seed)
-    image = trunk_and_mean.encoder.input
-    trunk = trunk_and_mean.encoder.layers[-2].output
+    model = build_deep(input_shape, code_length=code_length, seed=seed)
+    trunk = model.encoder.layers[-2].output
     spread = layers.Dense(code_length, name="log_variance", kernel_initializer="zeros")(trunk)
-    codes = _Sampling(1 / math.prod(input_shape), seed)([trunk_and_mean.encoder.output, spread])
-    return trunk_and_mean._replace(autoencoder=keras.Model(image, trunk_and_mean.decoder(codes), name="autoencoder"))
+    codes = _Sampling(1 / math.prod(input_shape), seed)([model.encoder.output, spread])
+    return model._replace(autoencoder=keras.Model(model.encoder.input, model.decoder(codes), name="autoencoder"))
 
 
 #: The kinds by name, in the order of the paper's list, each a builder of ``(input_shape, seed=...)``.
@@ -82,6 +79,13 @@ FAMILY = {
     "convolutional": build_convolutional,
     "variational": build_variational,
 }
+
+
+def _between(model, after=lambda codes: codes, *, before=lambda image: image):
+    """The model with a layer before its encoder, or after it, in training."""
+    image = keras.Input(model.encoder.input_shape[1:], name="image")
+    codes = after(model.encoder(before(image)))
+    return model._replace(autoencoder=keras.Model(image, model.decoder(codes), name="autoencoder"))
 
 
 def _dense_autoencoder(input_shape, widths, code_length, seed, activation="linear"):
@@ -111,29 +115,15 @@ def dense_decoder(input_shape, widths, code_length, initializer):
     return keras.Model(code, layers.Reshape(input_shape)(x), name="decoder")
 
 
-class _Sparsity(layers.Layer):
-    """Passes codes on and adds the sum of their magnitudes, averaged over the batch, to the loss."""
+class _Penalty(layers.Layer):
+    """Passes codes on and adds ``weight`` times what ``penalty`` says of each, averaged over the batch, to the loss."""
 
-    def __init__(self, weight):
+    def __init__(self, weight, penalty):
         super().__init__()
-        self.weight = weight
+        self.weight, self.penalty = weight, penalty
 
     def call(self, codes):
-        self.add_loss(self.weight * ops.mean(ops.sum(ops.abs(codes), axis=1)))
-        return codes
-
-
-class _Contraction(layers.Layer):
-    """Passes the codes of a sigmoid layer on and adds its Jacobian's squared Frobenius norm to the loss."""
-
-    def __init__(self, dense, weight):
-        super().__init__()
-        self.dense, self.weight = dense, weight
-
-    def call(self, codes):
-        slopes = ops.square(codes * (1 - codes))
-        steepness = ops.sum(ops.square(self.dense.kernel), axis=0)
-        self.add_loss(self.weight * ops.mean(ops.sum(slopes * steepness, axis=1)))
+        self.add_loss(self.weight * ops.mean(self.penalty(codes)))
         return codes
 
 

@@ -24,8 +24,7 @@ ARRAYS = ("scales", "eigenvalues", "eigenvectors")
 class DiffusionMap:
     """The diffusion map of a database; queries enter it through their own neighbours.
 
-    Made by :meth:`fit` or :meth:`load`. ``codes`` are the database's, :meth:`embed` gives those of queries; all
-    distances are cosine.
+    Made by :meth:`fit` or :meth:`load`. ``codes`` are the database's, :meth:`embed` gives those of queries.
 
     Attributes
     ----------
@@ -59,17 +58,14 @@ class DiffusionMap:
         ----------
         codes : ndarray
             ``(N, D)`` float32: the database's, never the queries'.
-        k, dimensions : int
-            Neighbours per image, less than N; length of the new codes, less than N - 1.
+        k, dimensions, seed : int
+            Neighbours per image, less than N; length of the new codes, less than N - 1; seed of the solver (ARPACK).
         time : float, optional
-            t ≥ 1. The larger, the more only the coarse structure counts. By default it follows from the eigenvalues:
-            their largest gap separates clusters from the detail inside them, and after t steps the first direction
-            behind it has a tenth of its weight left.
-        seed : int
-            Of the start vector of the eigenvalue solver (ARPACK).
+            t ≥ 1. In long walks only the coarse structure counts. By default it follows from the eigenvalues: their
+            largest gap separates clusters from the detail inside them, and after t steps the first direction behind
+            it has a tenth of its weight left.
 
-        Raises ValueError for too few codes, codes of the wrong form or not finite, or a graph in more components than
-        dimensions.
+        Raises ValueError for too few codes, or a graph in more components than dimensions.
         """
         index = Index("cosine").add(codes)
         n = len(index)

@@ -6,6 +6,12 @@ from matplotlib.ticker import MaxNLocator
 
 from cbir_utils.plots import BLUE, CLASS_COLOURS, GREY, ORANGE, SKY
 
+#: How the lines of several methods differ.
+LOOKS = [
+    {"color": colour, "linestyle": line, "marker": marker}
+    for colour, line, marker in zip(CLASS_COLOURS, ("-", "--", "-.", ":", "-"), "osD^v", strict=False)
+]
+
 
 def methods_ranked(ax, rows):
     """Methods from the best mAP down, each a bar with its interval, P@5 as a diamond and its bytes per image."""
@@ -37,15 +43,11 @@ def reconstruction_against_retrieval(ax, rows):
 
 
 def hard_queries_chart(curves, name, corruptions):
-    """How a metric falls as queries get worse: a panel per corruption, a line per method.
-
-    ``curves`` is ``{method: {kind: values}}``, ``name`` the metric's; ``corruptions`` tells strengths and unit of each.
-    """
+    """How the metric ``name`` falls as queries get worse, ``{method: {kind: values}}``: a panel per corruption."""
     figure, axes = plt.subplots(2, 4, figsize=(11.5, 5.4), sharey=True)
-    looks = list(zip(CLASS_COLOURS, ("-", "--", "-.", ":", "-"), "osD^v", strict=False))
     for ax, (kind, corruption) in zip(axes.flat, corruptions.items(), strict=False):
-        for (method, values), (colour, line, marker) in zip(curves.items(), looks, strict=False):
-            ax.plot(corruption.strengths, values[kind], line, color=colour, marker=marker, markersize=5, label=method)
+        for (method, values), look in zip(curves.items(), LOOKS, strict=False):
+            ax.plot(corruption.strengths, values[kind], markersize=5, label=method, **look)
         best = max(curves, key=lambda method: np.mean(curves[method][kind]))
         ax.set_title(f"{kind}\nbest: {best} {np.mean(curves[best][kind]):.2f}", fontsize=12)
         ax.set(xlabel=corruption.unit, ylim=(0, 1.03))
@@ -57,14 +59,14 @@ def hard_queries_chart(curves, name, corruptions):
 
 
 def novelty_histogram(ax, scores, area):
-    """The novelty scores of several kinds of query, ``{name: scores}``, and the limit at 1; ``area`` is the AUROC."""
+    """The novelty scores of two kinds of query, ``{name: scores}``, and the limit at 1; ``area`` is the AUROC."""
     largest = max(np.max(values) for values in scores.values())
     bins = np.linspace(0, min(largest, 6) * 1.02, 50)
     for (name, values), colour, hatch in zip(scores.items(), (BLUE, ORANGE), ("", "//"), strict=False):
         values = np.minimum(values, bins[-1])
         ax.hist(values, bins, color=colour, hatch=hatch, alpha=0.6, density=True, label=name)
     ax.axvline(1, color="black", linestyle=":")
-    ax.set(xlabel="novelty score (1: as far as the database's farthest hundredth)", ylabel="density")
+    ax.set(xlabel="novelty score (1: the 99th percentile over the database)", ylabel="density")
     ax.legend()
     ax.set_title(f"AUROC {area:.3f} (0.5: no better than chance)")
 
@@ -82,12 +84,8 @@ def guided_training(ax, history):
         twin.set_ylabel("mutual hits (%)", color=ORANGE)
         twin.set_ylim(0, 100)
         twin.spines["right"].set_visible(True)
-        ax.axvspan(
-            history.plain_epochs + 0.5,
-            max(len(epochs), history.plain_epochs + len(shares)) + 0.5,
-            color=SKY,
-            alpha=0.15,
-        )
+        end = max(len(epochs), history.plain_epochs + len(shares)) + 0.5
+        ax.axvspan(history.plain_epochs + 0.5, end, color=SKY, alpha=0.15)
     ending = f"; mutual hits {100 * shares[0]:.1f} → {100 * shares[-1]:.1f} %" if shares else ""
     ax.set_title(f"Loss {history.loss[0]:.2f} → {history.loss[-1]:.2f}{ending}")
 
@@ -116,12 +114,9 @@ def quantization(ax, losses):
 
 def bits_against_quality(ax, rows, published=()):
     """mAP against bytes per image: a line per method; ``published`` are (name, bytes, mAP) from papers."""
-    methods = list(dict.fromkeys(row["method"] for row in rows))
-    for method, marker, style, colour in zip(
-        methods, "osD^v", ("-", "--", "-.", ":", "-"), CLASS_COLOURS, strict=False
-    ):
+    for method, look in zip(dict.fromkeys(row["method"] for row in rows), LOOKS, strict=False):
         these = sorted((row["bytes_per_image"], row["mAP"]) for row in rows if row["method"] == method)
-        ax.plot(*zip(*these, strict=True), linestyle=style, marker=marker, color=colour, label=method)
+        ax.plot(*zip(*these, strict=True), label=method, **look)
     for name, size, quality in published:
         ax.plot([size], [quality], "x", color=GREY, markersize=9)
         ax.annotate(name, (size, quality), (6, -4), textcoords="offset points", fontsize=10, color=GREY)

@@ -22,10 +22,10 @@ ENCODER = "contrastive/encoder.keras"
 EDGE_NUMBERS, EDGE_WEIGHT = 64, 0.3
 
 
-def timed(call):
-    """Call ``call()``: what it returns, and the seconds that it took."""
+def timed(call, *arguments, **options):
+    """What ``call(*arguments, **options)`` returns, and the seconds that it took."""
     start = time.perf_counter()
-    result = call()
+    result = call(*arguments, **options)
     return result, time.perf_counter() - start
 
 

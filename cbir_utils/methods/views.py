@@ -21,13 +21,8 @@ class Augmentation(keras.layers.Layer):
     in one bilinear resampling with black beyond the edge; then its strokes grow or shrink, and its greys are changed.
     The attributes say how much, at most; for other images set others, before training.
 
-    Parameters
-    ----------
-    seed : int
-        Of the views.
-    light : bool
-        Whether the images are dark on light (``Dataset.light``): then their negatives are changed, so that the ground
-        beyond the edge is light too.
+    ``seed`` is that of the views. ``light`` says that the images are dark on light (``Dataset.light``): then their
+    negatives are changed, so that the ground beyond the edge is light too.
     """
 
     rotation = 0.35  #: angle, radians

@@ -59,7 +59,7 @@ def test_bad_input_is_named(codes):
     with pytest.raises(ValueError, match=r"non-empty \(N, D\) matrix, not of shape \(20,\)"):
         IterativeQuantization(8).fit(codes[0])
     with pytest.raises(ValueError, match="NaN or infinity"):
-        IterativeQuantization(8).fit(np.full((4, 8), np.nan))
+        IterativeQuantization(8).fit(np.full((4, 8), np.nan, np.float32))
     with pytest.raises(ValueError, match="have 19 numbers each, but it was fitted to 20"):
         IterativeQuantization(8).fit(codes).encode(codes[:, :19])
     index = BinaryIndex(np.zeros((4, 2), np.uint8))

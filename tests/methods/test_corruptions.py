@@ -48,14 +48,6 @@ def test_a_shift_moves_a_dot_by_its_length_in_one_of_eight_directions():
     assert places == {(0, 4), (0, -4), (4, 0), (-4, 0), (3, 3), (3, -3), (-3, 3), (-3, -3)}
 
 
-def test_rotation_turns_both_ways_about_the_centre():
-    bars = np.zeros((40, 21, 21, 1), np.uint8)
-    bars[:, 10, 10:] = 255  # from the centre to the right
-    worse = corrupt(bars, "rotation", 90)
-    up, down = worse[:, :10, 10].sum(axis=(1, 2)), worse[:, 11:, 10].sum(axis=(1, 2))
-    assert ((up == 0) ^ (down == 0)).all() and 0 < (up == 0).sum() < 40
-
-
 def test_occlusion_blackens_half_of_the_image_from_one_of_four_sides():
     worse = corrupt(np.full((40, 20, 30, 1), 9, np.uint8), "occlusion", 50)[..., 0]
     sides = np.full((4, 20, 30), 9, np.uint8)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from cbir_utils.datasets import load_dataset
-from cbir_utils.methods.descriptors import Projection, oriented_gradients, pixels
+from cbir_utils.methods.descriptors import Projection, oriented_gradients
 
 
 @pytest.fixture(scope="module")
@@ -51,12 +51,6 @@ def test_many_images_are_done_in_blocks_and_an_even_one_has_no_direction(images)
     assert np.array_equal(codes[-3:], codes[:3]) and not codes[3:-3].any()
     with pytest.raises(ValueError, match="2 × 9 pixels cannot be cut into 4 × 4 cells"):
         oriented_gradients(np.zeros((1, 2, 9, 1), np.uint8))
-
-
-def test_pixels_are_the_rows_of_the_image(images):
-    rows = pixels(images)
-    assert rows.shape == (3, 784) and rows.dtype == np.float32
-    np.testing.assert_allclose(rows[1, 28 * 5 + 7], images[1, 5, 7, 0] / 255)
 
 
 def test_a_projection_keeps_the_directions_of_greatest_variance(tmp_path):

@@ -16,11 +16,8 @@ EVERY = {**FAMILY, "contrastive": build_contrastive}
 @pytest.mark.parametrize("kind", EVERY)
 def test_form_seed_and_what_is_saved_loads_without_this_package(kind, tmp_path):
     model, same, other = (EVERY[kind](SHAPE, seed=seed) for seed in (0, 0, 1))
-    assert model.decoder.output_shape == (None, *SHAPE) and [m.name for m in model] == [
-        "encoder", "decoder", "autoencoder",
-    ]  # fmt: skip
-    if kind not in ("convolutional", "contrastive"):
-        assert model.encoder.output_shape == (None, 128)
+    assert [m.name for m in model] == ["encoder", "decoder", "autoencoder"]
+    assert model.encoder.output_shape[1] == {"convolutional": 32, "contrastive": 64}.get(kind, 128)
     by_halves = model.decoder.predict_on_batch(model.encoder.predict_on_batch(IMAGES))
     assert by_halves.min() >= 0 and by_halves.max() <= 1
     for network in (model.plain, model.autoencoder):
@@ -88,10 +85,3 @@ def test_chance_plays_a_part_in_training_only(kind):
     assert not np.allclose(first, second)
     first, second = (np.asarray(autoencoder(IMAGES, training=False)) for _ in range(2))
     assert np.array_equal(first, second)
-
-
-def test_the_contrastive_encoder_is_the_lean_one():
-    model = build_contrastive((28, 28, 1), seed=0)
-    convolutions = [x for x in model.encoder.layers if type(x).__name__ == "Conv2D"]
-    assert [(x.filters, x.kernel_size[0], x.strides[0]) for x in convolutions] == [(24, 5, 2), (64, 3, 2), (128, 3, 2)]
-    assert model.encoder.output_shape == (None, 64)

@@ -49,6 +49,8 @@ def test_eigenpairs_are_those_of_the_slow_walk():
     np.testing.assert_allclose(fast.codes, fast.eigenvectors * weights, rtol=1e-5, atol=1e-7)
     other = DiffusionMap.fit(codes, k=5, dimensions=8, time=64, seed=1)
     np.testing.assert_allclose(other.codes, fast.codes, atol=1e-4)
+    queries = np.random.default_rng(1).normal(size=(50, 2)).astype(np.float32)
+    assert np.array_equal(np.concatenate([fast.embed(query) for query in queries]), fast.embed(queries))
 
 
 @pytest.mark.parametrize("row", [None, 20])
@@ -66,15 +68,6 @@ def test_a_query_is_the_nystroem_mean_of_its_neighbours(row):
     found = fast.embed(query[None], exclude_self=None if row is None else [row])[0]
     np.testing.assert_allclose(found, slow, rtol=1e-4, atol=1e-6)
     assert row is None or not np.allclose(fast.embed(query)[0], slow, rtol=1e-4, atol=1e-6)
-
-
-def test_one_query_alone_gets_the_code_it_gets_in_a_batch():
-    rng = np.random.default_rng(1)
-    codes, queries = rng.normal(size=(300, 6)).astype(np.float32), rng.normal(size=(200, 6)).astype(np.float32)
-    graph = DiffusionMap.fit(codes, k=7, dimensions=12)
-    batch = graph.embed(queries)
-    assert all(np.array_equal(graph.embed(query)[0], code) for query, code in zip(queries, batch, strict=True))
-    assert np.array_equal(graph.embed(queries[::-1]), batch[::-1])
 
 
 def test_two_islands_are_told_apart_by_every_image_and_query():

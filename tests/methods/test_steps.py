@@ -43,11 +43,7 @@ def test_every_step_is_kept_with_what_it_needs_to_encode_a_query(tmp_path):
 
 
 def test_timed_times_the_call_alone():
-    def call():
-        time.sleep(0.05)
-        return "result"
-
-    result, seconds = steps.timed(call)
+    result, seconds = steps.timed(lambda wait, *, told: time.sleep(wait) or told, 0.05, told="result")
     assert result == "result" and 0.05 <= seconds < 1
     code = "import sys, cbir_utils.methods.steps; print('sklearn.decomposition' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
