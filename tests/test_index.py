@@ -12,8 +12,6 @@ from hypothesis.extra import numpy as hnp
 
 from cbir_utils.folders.duplicates import near_duplicates
 from cbir_utils.index import COARSE, FINE, FORMAT, METRICS, QUERIES, Hits, Index, IndexFileError
-from cbir_utils.methods.binary import BinaryIndex
-from cbir_utils.methods.contrastive import mutual
 
 EXACT = ("euclidean", "manhattan")  # on small whole numbers their float64 sums are exact, in whatever order
 
@@ -575,15 +573,7 @@ def test_an_index_without_an_encoder_hash_is_refused_where_one_is_asked_for(tmp_
         Index.load(tmp_path / "index.faiss", encoder_hash="abc123")
 
 
-# -- mutual neighbours, novelty, binary codes ------------------------------------------------------------------------
-
-
-def test_mutual_hits_by_hand_and_by_a_slow_loop():
-    # 0 and 1 name each other; 2 names 0, who does not name it.
-    assert mutual(np.array([[1], [0], [0]])).tolist() == [[True], [True], [False]]
-    rows = np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32)
-    hits = Index().add(rows).search(rows, 6, exclude_self=np.arange(50)).ids
-    assert mutual(hits).tolist() == [[i in hits[j] for j in hits[i]] for i in range(50)]
+# -- novelty ---------------------------------------------------------------------------------------------------------
 
 
 def test_many_blocks_of_rankings_come_in_order():
@@ -641,25 +631,3 @@ def test_far_queries_are_novel_and_near_ones_are_not():
     assert (index.novelty(rows[:50] + np.float32(0.01)) < 1.1).all()
     assert (index.novelty(rows[:50] + np.float32(20)) > 5).all()
     assert np.isfinite(Index().add(np.ones((30, 2), np.float32)).novelty(np.ones((1, 2), np.float32))).all()
-
-
-def test_hamming_search_is_that_of_a_slow_loop():
-    rng = np.random.default_rng(0)
-    codes, queries = (rng.integers(256, size=(n, 8), dtype=np.uint8) for n in (40, 6))
-    slow = [[sum(bin(a ^ b).count("1") for a, b in zip(q.tolist(), c.tolist(), strict=True)) for c in codes]
-            for q in queries]  # fmt: skip
-    index = BinaryIndex(codes)
-    hits = index.search(queries, 5)
-    assert len(index) == 40 and hits.distances.dtype == np.float32
-    for found, ids, every in zip(hits.distances, hits.ids, slow, strict=True):
-        assert found.tolist() == sorted(every)[:5] == [every[i] for i in ids]
-
-
-def test_hamming_search_names_what_is_wrong():
-    with pytest.raises(ValueError, match=r"codes must be packed, non-empty uint8 \(N, B\), not int64 \(3, 8\)"):
-        BinaryIndex(np.zeros((3, 8), int))
-    index = BinaryIndex(np.zeros((3, 8), np.uint8))
-    with pytest.raises(ValueError, match=r"queries must be packed uint8 \(Q, 8\), not float32 \(1, 8\)"):
-        index.search(np.zeros((1, 8), np.float32), 1)
-    with pytest.raises(ValueError, match="k must be from 1 to the 3 codes of the index, not 4"):
-        index.search(np.zeros((1, 8), np.uint8), 4)

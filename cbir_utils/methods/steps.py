@@ -32,7 +32,7 @@ def timed(call, *arguments, **options):
 def kept_model(run, method, **settings):
     """The ``(Autoencoder, History)`` that a run keeps for a method, if it was trained with these settings; or None."""
     history = run.load_json(f"{method}/history.json")
-    if not settings.items() <= history.pop("settings").items():
+    if not settings.items() <= history.pop("settings", {}).items():
         return None
     encoder, whole = (load_model(run.checked_path(f"{method}/{name}.keras")) for name in ("encoder", "autoencoder"))
     return Autoencoder(encoder, whole.get_layer("decoder"), whole), History(**history)
