@@ -1,58 +1,45 @@
-"""From a drawing of any size and place to an image like those of MNIST."""
+"""From a drawing of any size and place to an image of the database's form."""
 
 import numpy as np
+from PIL import Image
 
 
-def centre(image, *, side=28, box=None):
-    """Bring a drawing to MNIST's form: its ink scaled to a box, its centre of mass in the middle.
+def drawing_to_image(ink, shape, *, fit=True, light=False):
+    """An image of ``shape`` ``(H, W, C)``, uint8, from light ink on black ``(S, S)`` uint8.
 
-    As MNIST was made (LeCun, Bottou, Bengio and Haffner 1998, Gradient-based learning applied to document
-    recognition, and the page of the dataset): the ink's bounding box is scaled, its aspect ratio kept, until the longer
-    side fills ``box`` pixels, which makes grey levels; then it is moved by whole pixels until the ink's centre of mass
-    is in the middle: row 14, column 14, counted from 0. All but 3 of MNIST's 10,000 test images come back unchanged.
-
-    Parameters
-    ----------
-    image : ndarray
-        ``(H, W)`` or ``(H, W, 1)`` uint8: light ink on black, of any size.
-    side : int
-        Height and width of the result.
-    box : int, optional
-        The longer side of the ink, ``1 ≤ box ≤ side``; by default MNIST's share, 20 of 28.
-
-    Returns
-    -------
-    ndarray
-        ``(side, side, 1)`` uint8. Ink that would reach over the edge is moved back inside.
-
-    Raises
-    ------
-    ValueError
-        If there is no ink, or the arguments are of the wrong form.
+    With ``fit`` the ink is scaled and centred as in MNIST, in the largest square that there is room for; otherwise the
+    whole pad becomes the image. ``light`` makes it dark on light. Raises ValueError if there is no ink.
     """
-    from PIL import Image
-
-    image = np.asarray(image)
-    drawing = image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image
-    if drawing.ndim != 2 or drawing.dtype != np.uint8:
-        raise ValueError(f"a drawing must be uint8 (H, W) or (H, W, 1), not {image.dtype} {image.shape}")
-    box = max(1, round(side * 20 / 28)) if box is None else box
-    if not 1 <= box <= side:
-        raise ValueError(f"box must be from 1 to the side of {side} pixels, not {box}")
-    if not drawing.any():
+    height, width, channels = shape
+    if not ink.any():
         raise ValueError("the drawing is empty; draw something first")
+    if fit:
+        side = min(height, width)
+        above, left = (height - side) // 2, (width - side) // 2
+        square = scale_and_centre(ink, side)
+        image = np.pad(square, ((above, height - side - above), (left, width - side - left)))
+    else:
+        image = np.asarray(Image.fromarray(ink).resize((width, height), Image.Resampling.BILINEAR))
+    return np.repeat((255 - image if light else image)[..., None], channels, axis=2)
 
-    rows, columns = np.flatnonzero(drawing.any(axis=1)), np.flatnonzero(drawing.any(axis=0))
-    ink = drawing[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    factor = box / max(ink.shape)
+
+def scale_and_centre(ink, side=28):
+    """Scale ink to a box, and put its centre of mass in the middle: ``(H, W)`` uint8 → ``(side, side)`` uint8.
+
+    As MNIST was made (LeCun, Bottou, Bengio and Haffner 1998, Gradient-based learning applied to document recognition,
+    and the page of the dataset): the ink's bounding box is scaled, its aspect ratio kept, until the longer side fills
+    20 of 28 pixels, which makes grey levels; then it is moved by whole pixels until the ink's centre of mass is in the
+    middle: row 14, column 14, counted from 0. All but 3 of MNIST's 10,000 test images come back unchanged. Ink that
+    would reach over the edge is moved back inside.
+    """
+    rows, columns = np.flatnonzero(ink.any(axis=1)), np.flatnonzero(ink.any(axis=0))
+    ink = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    factor = max(1, round(side * 20 / 28)) / max(ink.shape)
     height, width = (max(1, round(length * factor)) for length in ink.shape)
     # Pillow's bilinear filter widens with the reduction, so that every pixel of the ink counts.
     ink = np.asarray(Image.fromarray(ink).resize((width, height), Image.Resampling.BILINEAR))
-
     y, x = (_start(ink.sum(axis=axis, dtype=np.float64), side) for axis in (1, 0))
-    centred = np.zeros((side, side, 1), np.uint8)
-    centred[y : y + height, x : x + width, 0] = ink
-    return centred
+    return np.pad(ink, ((y, side - height - y), (x, side - width - x)))
 
 
 def _start(mass, side):

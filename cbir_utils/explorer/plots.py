@@ -1,12 +1,17 @@
 """The explorer's figures: the way to a hit, what matters for it, where it is."""
 
+import base64
+import io
+
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.patheffects import withStroke
+from PIL import Image
 
-from cbir_utils.plots import BLUE, ORANGE, latent_map, map_cells, short, show_image
+from cbir_utils.plots import BLUE, ORANGE, STYLE, latent_map, map_cells, short, show_image
 
 
+@plt.style.context(STYLE)
 def decoded_path(query, hit, images, rank, distance):
     """What lies between a query and a hit: ``images`` decoded on the way from one code to the other."""
     count = len(images)
@@ -19,6 +24,7 @@ def decoded_path(query, hit, images, rank, distance):
     return figure
 
 
+@plt.style.context(STYLE)
 def occlusion(query, hit, changes, rank, distance):
     """Which parts of a query speak for a hit: ``changes (H, W)`` of their distance when a part is covered.
 
@@ -50,11 +56,13 @@ def occlusion(query, hit, changes, rank, distance):
     return figure
 
 
-def where_it_is(ax, points, images, *, query, hits, share, cells=16):
+@plt.style.context(STYLE)
+def where_it_is(points, images, *, query, hits, share, cells=16):
     """A query and its hits on the latent map: ``query`` and ``hits`` tell which of the ``points (N, 2)`` they are.
 
     The query is a star, the hits are circles with their rank; ``share`` is the part of the variance that the map holds.
     """
+    figure, ax = plt.subplots(figsize=(5.4, 5.4))
     height, width = images.shape[1:3]
     latent_map(ax, points, images, cells=cells)
     ax.images[-1].set_alpha(0.4)
@@ -71,3 +79,21 @@ def where_it_is(ax, points, images, *, query, hits, share, cells=16):
     ax.plot([], [], "o", color=BLUE, markersize=8, label="hits, by rank")
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.01), ncols=2, fontsize=12)
     ax.set_title(f"Two axes hold {100 * share:.0f} % of the codes' variance")
+    return figure
+
+
+def picture(figure):
+    """A figure as an image ``(H, W, 4)`` uint8; the figure is closed."""
+    figure.set_dpi(90)
+    figure.canvas.draw()
+    image = np.array(figure.canvas.buffer_rgba())
+    plt.close(figure)
+    return image
+
+
+def data_url(image):
+    """An image ``(H, W, C)`` uint8 as the text of a ``data:`` URL (PNG), for ``<img src>``."""
+    buffer = io.BytesIO()
+    image = np.asarray(image)
+    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(buffer, "PNG", compress_level=1)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

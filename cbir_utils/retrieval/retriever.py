@@ -142,7 +142,7 @@ class Retriever:
 
     def __init__(self, run, data, method=None, metric="cosine"):
         batches = added_batches(run, data)
-        self.run = run
+        self.run, self.data = run, data
         self.method, self.metric = method or available_methods(run)[0], metric
         self.shape = data.database.images.shape[1:]
         self.encode = load_encoder(run, self.method)

@@ -1,10 +1,5 @@
 """The explorer's figures."""
 
-import matplotlib
-
-matplotlib.use("Agg")
-
-import matplotlib.pyplot as plt
 import numpy as np
 from figures import IMAGES, nothing_is_shown, texts
 
@@ -36,8 +31,7 @@ def test_occlusion_marks_with_signs_what_matters_most():
 
 def test_query_and_hits_stand_where_they_are_on_the_map():
     points = np.array([[0, 0], [0, 4], [4, 4], [1, 3]], float)  # a map of 4 × 4 cells, of 28 pixels each
-    ax = plt.figure().add_subplot()
-    plots.where_it_is(ax, points, IMAGES[:4], query=3, hits=[2, 0], share=0.42, cells=4)
+    ax = plots.where_it_is(points, IMAGES[:4], query=3, hits=[2, 0], share=0.42, cells=4).axes[0]
     assert ax.get_title() == "Two axes hold 42 % of the codes' variance"
     star = next(line for line in ax.lines if line.get_marker() == "*")
     assert (star.get_xdata(), star.get_ydata()) == ([27.5], [27.5])  # a cell from the left, a cell from the top
