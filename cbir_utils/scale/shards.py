@@ -255,7 +255,7 @@ def _encoded(tables, content, read, workers, address):
             fn_constructor_args=(content, partial(ray.get, ray.put(read))),
             batch_size=None,
             batch_format="pyarrow",
-            compute=ray.data.ActorPoolStrategy(size=workers),
+            compute=ray.data.ActorPoolStrategy(size=min(workers, len(tables))),
             num_cpus=1,
         )
         results.context.enable_progress_bars = results.context.print_on_execution_start = False
