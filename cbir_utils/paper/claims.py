@@ -10,7 +10,8 @@ import numpy as np
 from scipy.stats import binomtest, permutation_test
 
 from cbir_utils import metrics
-from cbir_utils.paper.evidence import COMPARED, FAILS, HOLDS, IN_PART, Missing
+from cbir_utils.paper.evidence import COMPARED, FAILS, HOLDS, IN_PART
+from cbir_utils.run import ArtifactError
 
 PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -100,7 +101,7 @@ def paired_tests(evidence):
     if {("convolutional", "euclidean"), ("pixels", "euclidean")} <= values.keys():
         pairs.append(("convolutional", "pixels", "euclidean"))
     if not pairs:
-        raise Missing(f"There are no two methods to compare: {'; '.join(evidence.left_out.values())}")
+        raise ArtifactError(f"There are no two methods to compare: {'; '.join(evidence.left_out.values())}")
     mean = {way: np.nanmean(measured["AP"]) for way, measured in values.items()}
     pairs = [(a, b, d) if mean[a, d] >= mean[b, d] else (b, a, d) for a, b, d in pairs]
     differences = np.stack([values[a, d]["AP"] - values[b, d]["AP"] for a, b, d in pairs], axis=1)
@@ -148,7 +149,7 @@ def as_printed(evidence):
         for network in found["networks"]:
             collapsed[network["loss"]].append(network["collapsed"])
         told = {"settings": found["settings"]}
-    except Missing as missing:  # then the few of notebook 02
+    except ArtifactError as missing:  # then the few of notebook 02
         collapsed = evidence.run.load_json("convolutional/collapse.json")
         told = {"settings": None, "missing": str(missing)}
     printed, other = collapsed.values()
@@ -201,7 +202,7 @@ def other_kinds(evidence):
     own = evidence.value("convolutional", "cosine")
     kinds = [kind for kind in evidence.other_kinds if (kind, "cosine") in evidence.values]
     if not kinds:
-        raise Missing(evidence.left_out[evidence.other_kinds[0]])
+        raise ArtifactError(evidence.left_out[evidence.other_kinds[0]])
     columns = [evidence.values[kind, "cosine"][metric] - own[metric] for kind in kinds for metric in ("P@5", "AP")]
     p, gains = holm(randomization_tests(np.stack(columns, axis=1))), [gain(column) for column in columns]
     better = np.reshape([value < 0.05 and one.mean > 0 for value, one in zip(p, gains, strict=True)], (-1, 2))

@@ -26,10 +26,6 @@ HOLDS, IN_PART, FAILS, UNKNOWN = "holds", "holds in part", "does not hold", "not
 COMPARED = ("pixels", "convolutional", "hog", "contrastive", "manifold", "fused")
 
 
-class Missing(ArtifactError):
-    """The report needs something that the run does not have; the message says what, and which command makes it."""
-
-
 @dataclass(frozen=True)
 class Finding:
     """The verdict on a claim, a figure or an equation of the paper, and the sentence with the numbers behind it."""
@@ -90,9 +86,9 @@ class Evidence:
         try:
             return self.run.load_json(name)
         except ArtifactError as error:
-            folder = shlex.quote(self.plain(self.run.folder))
+            folder = shlex.quote(self.plain(self.run.folder.resolve()))
             command = f"`python -m cbir_utils measure {experiment} --results {folder}`"
-            raise Missing(f"{name} is missing or damaged; {command} makes it.") from error
+            raise ArtifactError(f"{name} is missing or damaged; {command} makes it.") from error
 
     @cached_property
     def rows(self):
@@ -105,9 +101,9 @@ class Evidence:
         try:
             data = run_data(self.run)
         except DatasetError as error:
-            raise Missing(f"The images themselves are not at hand ({error}).") from error
+            raise ArtifactError(f"The images themselves are not at hand ({error}).") from error
         if data.database.labels is None:
-            raise Missing("The dataset has no labels, and without them nothing can be evaluated.")
+            raise ArtifactError("The dataset has no labels, and without them nothing can be evaluated.")
         return data
 
     def codes(self, method="convolutional"):
@@ -134,7 +130,7 @@ class Evidence:
         rows = sorted(self.run.load_json("autoencoders.json"), key=lambda row: -row["mAP"])
         kinds = [row["method"] for row in rows if row["weights"] and row["method"] != "convolutional"]
         if not kinds:
-            raise Missing("There is no kind of autoencoder but the paper's in autoencoders.json.")
+            raise ArtifactError("There is no kind of autoencoder but the paper's in autoencoders.json.")
         return kinds
 
     @cached_property
@@ -154,20 +150,20 @@ class Evidence:
             except ArtifactError as error:
                 self.left_out[method] = self.plain(error)
         if not values:
-            raise Missing(self.left_out["convolutional"])
+            raise ArtifactError(self.left_out["convolutional"])
         return values
 
     def value(self, method, distance):
         """The values of one method's queries."""
         if (method, distance) not in self.values:
-            raise Missing(self.left_out[method])
+            raise ArtifactError(self.left_out[method])
         return self.values[method, distance]
 
     def _evaluate(self, method, distance):
         """AP and P@5 of every query, kept under the hash of the codes: a full ranking of MNIST takes a minute."""
         data, (database, queries) = self.data, self.codes(method)
         if len(database) - (data.own_rows is not None) < 5:
-            raise Missing("P@5 needs a database of five images or more.")
+            raise ArtifactError("P@5 needs a database of five images or more.")
         files = [f"{method}/codes_{split}.npy" for split in ("database", "queries") if method != "pixels"]
         origin = [data.content_hash, *map(self.run.file_hash, files)]
         name, kept = f"report/{method}_{distance}.json", {}

@@ -12,7 +12,7 @@ from scipy.spatial.distance import cdist
 from cbir_utils import index, metrics
 from cbir_utils.datasets import scale
 from cbir_utils.paper.claims import share
-from cbir_utils.paper.evidence import FAILS, HOLDS, IN_PART, Missing
+from cbir_utils.paper.evidence import FAILS, HOLDS, IN_PART
 from cbir_utils.run import ArtifactError
 
 
@@ -48,7 +48,7 @@ def latent_map(evidence):
     codes, labels, names = evidence.codes()[0], evidence.data.database.labels, evidence.data.class_names
     near, example = nearer(codes, labels), None
     if not len(near):
-        raise Missing("Groups need two classes, and two images in one of them.")
+        raise ArtifactError("Groups need two classes, and two images in one of them.")
     if {"2", "5"} <= {names[label] for label in np.unique(labels)}:
         example = nearer(codes, labels, names.index("2"), names.index("5")).mean()
     found = share(near)
@@ -86,7 +86,7 @@ def ranked_codes(evidence):
     """Retrieval by codes: the query's code is compared with each code of the database."""
     row = evidence.rows.get(("convolutional", "euclidean"))
     if row is None:
-        raise Missing("metrics.json has no row of the convolutional network by Euclidean distance.")
+        raise ArtifactError("metrics.json has no row of the convolutional network by Euclidean distance.")
     precisions = {name: row[name] for name in ("P@1", "P@5", "P@10", "P@100") if name in row}
     falls = list(precisions.values()) == sorted(precisions.values(), reverse=True)
     return HOLDS if falls else IN_PART, {"precisions": precisions, "falls": falls}
@@ -120,7 +120,7 @@ def hits(evidence):
     (row, name), data = shown_query(evidence), evidence.data
     found = evidence.hits([row])
     if found.ids.shape[1] < 5:
-        raise Missing("Five hits need a database of five images or more.")
+        raise ArtifactError("Five hits need a database of five images or more.")
     right = int(metrics.relevance(found.ids, data.queries.labels[[row]], data.database.labels).sum())
     return HOLDS if right == 5 else IN_PART if right else FAILS, {"right": right, "name": name}
 

@@ -9,7 +9,7 @@ from cbir_utils import metrics
 from cbir_utils.datasets import Split
 from cbir_utils.paper import evidence as module
 from cbir_utils.paper.claims import five_hits
-from cbir_utils.paper.evidence import UNKNOWN, Evidence, Missing
+from cbir_utils.paper.evidence import UNKNOWN, Evidence
 from cbir_utils.run import ArtifactError, Run
 
 
@@ -67,7 +67,7 @@ def test_a_method_whose_codes_are_missing_or_damaged_is_left_out_and_named(run):
     assert ("fused", "cosine") not in found.values
     assert found.left_out["hog"].startswith("hog/codes_database.npy does not exist yet; make it anew with `python -m")
     assert "fused/codes_database.npy differs from its hash" in found.left_out["fused"]
-    with pytest.raises(Missing, match="fused/codes_database"):
+    with pytest.raises(ArtifactError, match="fused/codes_database"):
         found.value("fused", "cosine")
     assert found.bytes_per_image("fused") is None and found.bytes_per_image("pixels") == 3136
 

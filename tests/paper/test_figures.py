@@ -1,7 +1,6 @@
 """What a run's data say of the paper's figures and equations."""
 
 import numpy as np
-import pytest
 
 from cbir_utils.models import build_convolutional
 from cbir_utils.paper import figures
@@ -40,19 +39,8 @@ def test_nearer_to_its_own_class():
     assert not len(figures.nearer(codes, np.zeros(4))) and not len(figures.nearer(codes, np.arange(4)))
 
 
-def test_groups_hold_from_nine_in_ten_on(run, evidence, digits):
-    one_hot = np.eye(10, dtype=np.float32)
-    run.keep("convolutional", one_hot[digits.database.labels], one_hot[digits.queries.labels])
-    assert evidence.find(figures.latent_map).verdict == HOLDS
-
-
-def test_equation_2_is_the_norm_of_the_difference():
-    q, s = np.random.default_rng(0).normal(size=(2, 30))
-    assert figures.distance(q, s) == pytest.approx(np.linalg.norm(q - s), rel=1e-12)
-    assert figures.distance([0, 3], [4, 0]) == 5.0
-
-
 def test_the_equations_are_checked_on_the_kept_network(run, evidence, digits):
+    assert figures.distance([0, 3], [4, 0]) == 5.0 and figures.mean_squared_error([0, 3], [4, 0]) == 12.5
     first, second = (build_convolutional(digits.database.images.shape[1:], seed=seed) for seed in (0, 1))
     assert [found.verdict for found in figures.equations(evidence)] == [UNKNOWN, HOLDS, UNKNOWN]
     for name in ("encoder", "autoencoder"):
