@@ -68,7 +68,6 @@ def _run_notebooks(project_run, parameters, data, arguments):
     """
     items = list(parameters.items())
     done = list(takewhile(lambda item: notebooks.is_done(project_run, *item, data), items if arguments.resume else []))
-    notebooks.note_not_done(project_run, [path for path, _ in items[len(done) :]])
     for number, (notebook, used) in enumerate(items):
         title = f"[{number + 1}/{len(items)}] {notebook.stem:<26}"
         if number < len(done):

@@ -142,10 +142,13 @@ def execute(notebook, output, parameters, *, title, log=False):
 def run_step(run, notebook, parameters, data, **options):
     """Execute a notebook of a run, and note in the manifest what it ran with, read and wrote; returns its seconds.
 
-    ``data`` are facts about the dataset, such as its content hash; ``options`` are those of :func:`execute`.
+    ``data`` are facts about the dataset, such as its content hash; ``options`` are those of :func:`execute`. A step
+    that fails or is stopped keeps no key, so it is not done.
     """
     from cbir_utils.paper.report import current_commit
 
+    wrote = run.manifest.get("steps", {}).get(notebook.stem, {}).get("wrote", [])
+    run.record(steps={notebook.stem: {"key": None, "wrote": wrote}})
     step = {"commit": current_commit(), "packages": package_versions(), "machine": machine()}
     output = run.path(f"notebooks/{notebook.name}")
     with tempfile.NamedTemporaryFile("r") as log:
@@ -164,14 +167,6 @@ def run_step(run, notebook, parameters, data, **options):
     run.record_files(f"notebooks/{notebook.name}")
     run.record(steps={notebook.stem: step}, timings={notebook.stem: seconds}, parameters={notebook.stem: parameters})
     return seconds
-
-
-def note_not_done(run, notebooks):
-    """Note that these are about to run: one that fails or is stopped is not done. What they wrote stays noted."""
-    steps = run.manifest.get("steps", {})
-    run.record(
-        steps={path.stem: {"key": None, "wrote": steps.get(path.stem, {}).get("wrote", [])} for path in notebooks}
-    )
 
 
 def is_done(run, notebook, parameters, data):

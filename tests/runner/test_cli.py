@@ -259,7 +259,7 @@ def test_the_paper_s_system_runs_on_a_folder_of_very_few_images(count, tmp_path,
         image = np.zeros((28, 28), np.uint8)
         image[4 + number : 10 + number, 6:20] = rng.integers(100, 255)
         Image.fromarray(image if number % 2 else image.T).save(place / f"{number}.png")
-    small = ["epochs=2", "min_steps=0", "collapse_seeds=1", "collapse_epochs=1"]
+    small = ["min_steps=150", "collapse_seeds=1", "collapse_epochs=1"]
     words = ["--labels", "--results", str(tmp_path / "runs"), *(word for text in small for word in ("-p", text))]
     status = cli.main(["run", "--dataset", str(tmp_path / "few"), *words])
     said = capsys.readouterr()

@@ -246,7 +246,6 @@ def test_what_failed_or_was_stopped_is_not_done(three, run, ran, write, monkeypa
 
         patch.setattr(notebooks, "execute", stop)
         assert run("--from", "2") == 130 and "interrupted" in capsys.readouterr().err
-    assert run("--resume", "--from", "3") == 0 and ran() == (["03"], [])
     assert run("--resume") == 0 and ran() == (["02", "03"], ["01"])
 
 
