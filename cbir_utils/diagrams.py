@@ -28,7 +28,7 @@ def _code_strip(code):
 def retrieval_steps(database, codes, query, query_code, hits, distances):
     """The steps of indexing and of querying (paper, figure 1), with real images, codes and distances.
 
-    Four ``database`` images with their ``codes``, the ``query`` with its code, five ``hits`` with ``distances``; codes
+    Up to four ``database`` images with their ``codes``, the ``query`` with its code, up to five ``hits`` with ``distances``; codes
     less the mean code.
     """
     figure, ax = plt.subplots(figsize=(11, 5.2))
@@ -37,7 +37,7 @@ def retrieval_steps(database, codes, query, query_code, hits, distances):
     limit = max(np.abs(codes).max(), np.abs(query_code).max())
     code_range = {"cmap": "PuOr", "norm": plt.Normalize(-limit, limit)}
     ax.text(0.1, 5.95, "Indexing, once", fontsize=16, fontweight="bold", va="top")
-    for i in range(4):
+    for i in range(len(database)):
         _place(ax, np.squeeze(database[i]), 0.75 + 0.8 * i, 4.5, 48, cmap="gray")
         _place(ax, _code_strip(codes[i]), 7.0 + 0.45 * i, 4.5, 84, **code_range)
     _box(ax, 5.3, 4.5, "encoder", BLUE)
