@@ -39,7 +39,8 @@ def run(path):
 
 def main():
     shutil.rmtree(FOLDER, ignore_errors=True)
-    cli.main(["workshop", "--results", str(FOLDER)])
+    if cli.main(["workshop", "--results", str(FOLDER)]):
+        raise SystemExit("the participants' copies were not written")
     print(f"{'notebook':<26} {'seconds':>8} {'processor':>10}   checks      slowest cell")
     for path in sorted((FOLDER / "workshop").glob("*.ipynb")):
         before, start = os.times(), time.perf_counter()

@@ -210,9 +210,7 @@ def parser():
         return added.add_argument
 
     option = command(run, in_results)
-    option(
-        "--dataset", default="digits", help="digits, mnist, fashion_mnist, shapes, or a folder of images or IDX files"
-    )
+    option("--dataset", default="digits", help="digits, mnist, fashion_mnist, shapes, or a folder (images, IDX files)")
     option("--size", type=int, metavar="N", help="side of a folder's images in pixels (28; in colour 32)")
     option("--labels", action="store_true", help="a folder's folders are classes, for the evaluation only")
     option("--profile", default="workshop", help="workshop: the notebooks' own values; paper: the paper's, for MNIST")
@@ -230,9 +228,7 @@ def parser():
     option("image", metavar="IMAGE", help="a PNG, JPEG, GIF, BMP, TIFF or WebP file")
     option("-k", type=int, default=5, help="how many (5)")
     option("--method", help="by which codes (the best that the run has)")
-    option(
-        "--metric", default="cosine", choices=("cosine", "euclidean", "manhattan"), help="by which distance (cosine)"
-    )
+    option("--metric", default="cosine", choices=("cosine", "euclidean", "manhattan"), help="distance (cosine)")
     option("--json", action="store_true", help="print JSON")
     option("--picture", metavar="PNG", help="where the picture goes (queries/ in the run's folder)")
     option = command(add, in_run)
