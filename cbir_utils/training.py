@@ -13,8 +13,8 @@ from cbir_utils.models import keras  # imported there, without TensorFlow's note
 #: Reconstruction losses by name: how far the output is from the input, averaged over pixels and images.
 LOSSES = {"binary_crossentropy": keras.losses.BinaryCrossentropy, "mse": keras.losses.MeanSquaredError}
 
-#: Images that a network takes at once outside training.
-BLOCK = 512
+#: Images that a network takes at once outside training; what helps against a training that diverges.
+BLOCK, REMEDY = 512, "use a lower learning rate, or look for broken images"
 
 
 class CollapsedAutoencoderError(RuntimeError):
@@ -161,8 +161,8 @@ def train_epoch(model, history, order, batch_size, batch_of):
         losses.append(float(model.train_on_batch(*batch_of(order[start : start + batch_size]))))
     history.loss.append(float(np.mean(losses)))
     if not np.isfinite(history.loss[-1]):
-        told = f"the loss is {history.loss[-1]} in epoch {len(history.loss)}"
-        raise FloatingPointError(f"training diverged: {told}; use a lower learning rate, or look for broken images")
+        when = f"in epoch {len(history.loss)}"
+        raise FloatingPointError(f"training diverged: the loss is {history.loss[-1]} {when}; {REMEDY}")
 
 
 def _split(images, rng):

@@ -1,8 +1,4 @@
-"""Contrastive training, guided by its own retrieval.
-
-Two views of an image get similar codes (SimCLR, Chen et al. 2020). Then, by rounds, retrieval finds neighbours whose
-views get similar codes too: the paper's training by retrieval (section V-D), made label-free.
-"""
+"""Contrastive training, guided by its own retrieval."""
 
 import time
 from dataclasses import dataclass, field
@@ -15,7 +11,7 @@ from cbir_utils.index import Index
 from cbir_utils.methods.family import dense_decoder
 from cbir_utils.methods.views import Augmentation
 from cbir_utils.models import Autoencoder, keras
-from cbir_utils.training import check_images, encode, progress, train_epoch
+from cbir_utils.training import REMEDY, check_images, encode, progress, train_epoch
 
 layers, ops = keras.layers, keras.ops
 
@@ -75,10 +71,11 @@ def fit_contrastive(
 ):
     """Train an autoencoder to give two views of an image similar codes; then, by rounds, mutual neighbours too.
 
-    The loss is ``reconstruction + WEIGHT · NT-Xent``. In the first ``epochs`` both views are of one image. Then each
-    *round* retrieves the nearest ``neighbours`` of every image and trains an epoch in which the second view is of a
-    mutual hit, drawn at random (neighbours as positives: Dwibedi et al. 2021). A hit counts as correct if it is mutual:
-    each image is among the other's hits. The rounds end once neither the loss nor the share of mutual hits improves.
+    The loss is ``reconstruction + WEIGHT · NT-Xent``. In the first ``epochs`` both views are of one image (SimCLR, Chen
+    et al. 2020). Then each *round* retrieves the nearest ``neighbours`` of every image and trains an epoch in which the
+    second view is of a mutual hit, drawn at random (neighbours as positives: Dwibedi et al. 2021): the paper's training
+    by retrieval (section V-D), made label-free. A hit counts as correct if it is mutual: each image is among the
+    other's hits. The rounds end once neither the loss nor the share of mutual hits improves.
 
     NT-Xent compares codes behind a projection head of two dense layers, which is dropped afterwards (Chen et al. 2020,
     section 4.2). The step size falls to zero along half a cosine. Ctrl-C ends the training early.
@@ -197,8 +194,7 @@ def _finite_codes(encoder, images, epoch):
     """The codes of images; FloatingPointError if the last step of ``epoch`` made the weights NaN or infinite."""
     codes = encode(encoder, images)
     if not np.isfinite(codes).all():
-        told = f"the codes are not finite after epoch {epoch}"
-        raise FloatingPointError(f"training diverged: {told}; use a lower learning rate")
+        raise FloatingPointError(f"training diverged: the codes are not finite after epoch {epoch}; {REMEDY}")
     return codes
 
 
