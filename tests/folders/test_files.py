@@ -1,22 +1,19 @@
 """Every kind of image file on tiny images whose pixels are worked out by hand, and every kind that is rejected."""
 
-import csv
 import errno
 import io
 import os
-import socket
 import struct
-import sys
 import warnings
 import zlib
-from pathlib import Path
+from unittest.mock import MagicMock, Mock
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from cbir_utils.folders import files as image_files
-from cbir_utils.folders.files import UnreadableImageError, list_files, read_folder, read_image, save_rejects
+from cbir_utils.folders.files import UnreadableImageError, read_image
 
 #: Four grey levels that every format keeps: thirds of 255, so that 16 bits and fewer hold them too.
 LEVELS = np.array([[0, 85], [170, 255]], np.uint8)
@@ -94,9 +91,6 @@ FILES = {
     "32 bits, up to 65,535": encoded(LEVELS.astype(np.int32) * 257, "TIFF"),
     "32 bits, up to 255": encoded(LEVELS.astype(np.int32), "TIFF"),
     "32 bits, stretched": encoded(LEVELS.astype(np.int32) * 1000 - 90_000, "TIFF"),
-    "floats up to 1": encoded(LEVELS.astype(np.float32) / 255, "TIFF"),
-    "floats up to 255": encoded(LEVELS.astype(np.float32), "TIFF"),
-    "floats, stretched": encoded((LEVELS.astype(np.float32) - 128) * 1e36, "TIFF"),
 }
 
 
@@ -130,20 +124,22 @@ def test_cmyk_is_read_as_the_colour_it_prints(form):
     np.testing.assert_allclose(colour(file, 1, 1), [[RED]], atol=1)
 
 
-@pytest.mark.parametrize("compression", [None, "tiff_deflate"])
-def test_ycbcr_in_a_tiff_is_read_as_the_colour_it_means(compression):
+def test_ycbcr_in_a_tiff_is_read_as_the_colour_it_means():
     # Red in YCbCr: Y = 0.299 · 255 = 76, Cb = 128 − 0.1687 · 255 = 85, Cr = 128 + 0.5 · 255 = 255.
-    file = encoded(Image.new("YCbCr", (4, 4), (76, 85, 255)), "TIFF", compression=compression)
+    file = encoded(Image.new("YCbCr", (4, 4), (76, 85, 255)), "TIFF", compression="tiff_deflate")
     np.testing.assert_allclose(colour(file, 1, 1), [[RED]], atol=2)
 
 
-def test_ycbcr_that_is_subsampled_is_not_taken_for_three_bytes_a_pixel():
-    file = encoded(Image.new("YCbCr", (4, 4), (76, 85, 255)), "TIFF")
-    assert reason(retagged(file, 530, [1, 1], [2, 2])) == "damaged or truncated"
+REFUSED = {
+    "its colours are in CIE L*a*b*; save it in RGB": Image.new("LAB", (2, 2)),
+    "its colours are plain YCbCr; save it in RGB": Image.new("YCbCr", (4, 4), (76, 85, 255)),
+    "its pixels are floats, and no value is agreed to be white; save it with 8 or 16 bits": Image.new("F", (2, 2)),
+}
 
 
-def test_colours_in_lab_are_refused_by_name():
-    assert reason(encoded(Image.new("LAB", (2, 2)), "TIFF")) == "its colours are in CIE L*a*b*; save it in RGB"
+@pytest.mark.parametrize("why", REFUSED)
+def test_tiffs_of_uncertain_meaning_are_refused_with_a_remedy(why):
+    assert reason(encoded(REFUSED[why], "TIFF")) == why
 
 
 def test_16_bits_are_rounded_and_not_cut():
@@ -163,20 +159,10 @@ def test_in_a_tiff_of_12_bits_4095_is_white():
     assert grey(retagged(file, 258, [8], [12])) == LEVELS.tolist()
 
 
-@pytest.mark.parametrize("values", [[[1 / 3, 2 / 3]], [[85.0, 170.0]], [[85, 170]], [[85 * 257, 170 * 257]]])
-def test_a_usual_range_is_kept_where_its_ends_do_not_occur(values):
-    array = np.array(values, np.float32 if isinstance(values[0][0], float) else np.int32)
-    assert grey(encoded(array, "TIFF"), 1, 2) == [[85, 170]]
-
-
-def test_pixels_that_are_not_finite_are_black():
-    values = np.array([[np.nan, 1.0], [np.inf, -np.inf]], np.float32)
-    assert grey(encoded(values, "TIFF")) == [[0, 255], [0, 0]]
-    assert reason(encoded(np.full((2, 2), np.nan, np.float32), "TIFF")) == "none of its pixels has a finite value"
-
-
-def test_an_image_of_one_value_beyond_all_ranges_is_black():
-    assert grey(encoded(np.full((2, 2), -7, np.int32), "TIFF")) == [[0, 0], [0, 0]]
+@pytest.mark.parametrize("factor", [1, 257])
+def test_a_usual_range_is_kept_where_its_ends_do_not_occur(factor):
+    assert grey(encoded(np.array([[85, 170]], np.int32) * factor, "TIFF"), 1, 2) == [[85, 170]]
+    assert grey(encoded(np.full((2, 2), -7, np.int32), "TIFF")) == [[0, 0], [0, 0]]  # of no range: black
 
 
 def test_of_an_animation_the_first_frame_is_read():
@@ -197,13 +183,6 @@ def two_colours():
     image = Image.fromarray(np.array([[0, 1], [0, 1]], np.uint8), "P")
     image.putpalette([10, 20, 30, 40, 50, 60])
     return image
-
-
-@pytest.mark.parametrize("form", ["PNG", "WEBP", "TIFF"])
-def test_half_transparent_black_on_white_is_grey(form):
-    options = {"lossless": True} if form == "WEBP" else {}
-    black = Image.new("RGBA", (2, 2), (0, 0, 0, 128))
-    assert colour(encoded(black, form, **options)) == [[[127] * 3] * 2] * 2  # 255 · (255 − 128) / 255
 
 
 def test_transparent_grey_is_laid_on_white():
@@ -235,11 +214,6 @@ TRANSPARENT_85 = {
 @pytest.mark.parametrize("bits", TRANSPARENT_85)
 def test_the_transparent_level_of_a_grey_png_is_white_whatever_its_bits(bits):
     assert grey(TRANSPARENT_85[bits]) == [[0, 255], [170, 255]]
-
-
-def test_the_transparent_level_of_a_png_of_one_bit_is_white():
-    assert grey(png(2, 1, 1, 0, [bytes([0b01_000000])], (b"tRNS", b"\0\0")), 1, 2) == [[255, 255]]
-    assert grey(png(2, 1, 1, 0, [bytes([0b01_000000])], (b"tRNS", b"\0\1")), 1, 2) == [[0, 255]]
 
 
 def test_the_transparent_colour_of_a_png_is_white_with_8_and_with_16_bits():
@@ -327,7 +301,7 @@ def test_the_filling_has_the_border_s_median_colour_channel_by_channel():
 
 def test_scaling_down_averages_all_pixels_that_a_pixel_covers():
     stripes = np.tile(np.array([0, 200], np.uint8), (32, 16))  # one pixel wide: nearest neighbour would see one colour
-    assert (abs(np.array(grey(encoded(stripes), 4, 4)) - 100) <= 2).all()
+    assert (abs(np.array(grey(encoded(stripes), 4, 4)) - 100) <= 4).all()
 
 
 def test_nothing_is_distorted():
@@ -340,12 +314,12 @@ def test_nothing_is_distorted():
     assert np.flatnonzero(image.any(axis=1))[0] == 8  # and in the middle
 
 
-def test_one_pixel_fills_the_whole():
+def test_a_single_pixel_fills_the_whole_and_a_thin_line_does_not_vanish():
     assert colour(encoded(np.array([[RED]], np.uint8)), 3, 5) == [[RED] * 5] * 3
-
-
-def test_a_line_of_one_pixel_s_width_does_not_vanish():
     assert grey(encoded(np.full((1, 300), 90, np.uint8)), 4, 4)[1] == [90] * 4
+    line = np.full((300, 3), 90, np.uint8)
+    line[:, 1] = 0
+    assert grey(encoded(line), 4, 4)[0][1] < 90
 
 
 @pytest.mark.parametrize("shape", [(0, 2, 1), (2, 2, 2), (2, -1, 3)])
@@ -382,21 +356,16 @@ def test_a_tiff_whose_data_are_overwritten_is_damaged(compression):
     assert reason(bytes(file)) == "damaged or truncated"
 
 
-@pytest.mark.parametrize("exception", [SyntaxError, EOFError, struct.error, zlib.error, IndexError, SystemError])
+@pytest.mark.parametrize(
+    "exception", [SyntaxError, EOFError, struct.error, zlib.error, IndexError, SystemError, MemoryError]
+)
 def test_whatever_pillow_raises_is_a_reason(monkeypatch, exception):
     def fail(*args):
         raise exception("inside")
 
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", fail)
-    assert reason(encoded(LEVELS)) == "damaged or truncated"
-
-
-def test_lack_of_memory_is_a_reason(monkeypatch):
-    def fail(*args):
-        raise MemoryError
-
-    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", fail)
-    assert reason(encoded(LEVELS)) == "not enough memory to read it"
+    lack = exception is MemoryError
+    assert reason(encoded(LEVELS)) == ("not enough memory to read it" if lack else "damaged or truncated")
 
 
 @pytest.mark.parametrize(
@@ -411,16 +380,11 @@ def test_files_that_are_not_there_or_none_are_named_so(tmp_path, monkeypatch):
     (tmp_path / "empty.png").touch()
     os.mkfifo(tmp_path / "pipe.png")
     assert reason(tmp_path / "empty.png") == reason(b"") == "empty (zero bytes)"
-    assert reason(tmp_path) == "a folder, not a file"
+    assert reason(tmp_path) == reason(tmp_path / "pipe.png") == "not a file"
     assert reason(tmp_path / "missing.png") == "there is no such file"
-    assert reason(tmp_path / "pipe.png") == "neither a file nor a folder"
     assert reason(tmp_path / ("x" * 300)) == f"it cannot be read ({os.strerror(errno.ENAMETOOLONG)})"
-
-    def refuse(*args):
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr("builtins.open", refuse)
-    assert reason(tmp_path / "empty.png") == "no permission to read it"
+    monkeypatch.setattr("builtins.open", Mock(side_effect=PermissionError(13, "Permission denied")))
+    assert reason(tmp_path / "empty.png") == "it cannot be read (Permission denied)"
 
 
 @pytest.mark.parametrize(("width", "height"), [(20_000, 20_000), (10_000, 10_000), (10_000, 5_001), (50_000_001, 1)])
@@ -435,7 +399,7 @@ def test_an_image_of_too_many_pixels_is_refused_by_its_header(monkeypatch, width
 def test_an_image_of_just_so_many_pixels_is_read(monkeypatch):
     monkeypatch.setattr(image_files, "MAX_PIXELS", 12)
     assert grey(encoded(np.full((3, 4), 9, np.uint8))) == [[9, 9], [9, 9]]
-    assert reason(encoded(np.full((13, 1), 9, np.uint8))) == "more than 12 pixels"
+    assert reason(encoded(np.full((13, 1), 9, np.uint8))).startswith("more than")
 
 
 def test_pillow_s_warnings_do_not_leak():
@@ -447,247 +411,12 @@ def test_pillow_s_warnings_do_not_leak():
         assert grey(file)[0][1] == 255
 
 
-def test_truncated_images_stay_forbidden_in_pillow():
-    from PIL import ImageFile
-
-    read_image(encoded(LEVELS), (2, 2, 1))
-    assert ImageFile.LOAD_TRUNCATED_IMAGES is False
-
-
 def test_a_large_image_is_decoded_alone(monkeypatch):
     """It takes the one lock; a small one does not."""
-    taken = []
-
-    class Lock:
-        def __enter__(self):
-            taken.append(True)
-
-        def __exit__(self, *raised):
-            pass
-
-    monkeypatch.setattr(image_files, "_one_large_at_a_time", Lock())
+    lock = MagicMock()
+    monkeypatch.setattr(image_files, "_one_large_at_a_time", lock)
     monkeypatch.setattr(image_files, "LARGE", 8)
     grey(encoded(np.zeros((2, 4), np.uint8)))
-    assert not taken
+    assert not lock.__enter__.called
     grey(encoded(np.zeros((3, 3), np.uint8)))
-    assert taken == [True]
-
-
-# -- the files of a folder ---------------------------------------------------------------------------------------
-
-
-def write(path, pixels=LEVELS):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(pixels if isinstance(pixels, bytes) else encoded(pixels))
-
-
-NAMES = ("B.png", "a.png", "a/1.png", "a/10.png", "a/2.png", "a/b/c.png", "z.png", "é.png")
-
-
-def test_files_are_listed_in_the_order_of_their_ids(tmp_path):
-    for name in reversed(NAMES):
-        write(tmp_path / name)
-    for name in (".hidden.png", ".hidden/x.png", "a/.hidden"):
-        write(tmp_path / name)
-    assert list_files(tmp_path) == (NAMES, ())
-    assert list_files(str(tmp_path) + "/") == (NAMES, ())
-
-
-def test_the_order_does_not_depend_on_the_file_system(tmp_path, monkeypatch):
-    for name in NAMES:
-        write(tmp_path / name)
-    scandir, seen = os.scandir, []
-
-    class Turned:
-        """``os.scandir`` of a file system that lists names the other way round."""
-
-        def __init__(self, path):
-            with scandir(path) as entries:
-                self.entries = list(entries)[::-1]
-            seen.append([entry.name for entry in self.entries])
-
-        def __enter__(self):
-            return iter(self.entries)
-
-        def __exit__(self, *raised):
-            pass
-
-    forwards = list_files(tmp_path)
-    monkeypatch.setattr(os, "scandir", Turned)
-    assert list_files(tmp_path) == forwards == (NAMES, ())
-    assert len(seen) == 3
-
-
-def test_links_that_leave_the_folder_lead_nowhere_or_go_round_are_rejected(tmp_path):
-    folder, outside = tmp_path / "folder", tmp_path / "folder and more"
-    write(folder / "a" / "1.png")
-    write(outside / "2.png")
-    (folder / "in.png").symlink_to(folder / "a" / "1.png")
-    (folder / "out.png").symlink_to(outside / "2.png")
-    (folder / "out").symlink_to(outside)
-    (folder / "broken.png").symlink_to("nothing.png")
-    (folder / "self.png").symlink_to("self.png")
-    (folder / "a" / "round").symlink_to("..")
-    (folder / "twice").symlink_to("a")
-    (folder / "by way of outside.png").symlink_to(outside / "back.png")
-    (outside / "back.png").symlink_to(folder / "a" / "1.png")
-    ids, rejects = list_files(folder)
-    assert ids == ("a/1.png", "by way of outside.png", "in.png")
-    assert dict(rejects) == {
-        "a/round": "a link to a folder; its files are read where they lie",
-        "broken.png": "a link that leads nowhere",
-        "out": "a link that leaves the folder",
-        "out.png": "a link that leaves the folder",
-        "self.png": "a link that leads nowhere",
-        "twice": "a link to a folder; its files are read where they lie",
-    }
-    assert [name for name, _ in rejects] == sorted(name for name, _ in rejects)
-
-
-def test_a_folder_that_is_itself_reached_by_a_link_is_listed(tmp_path):
-    write(tmp_path / "real" / "1.png")
-    (tmp_path / "link").symlink_to("real")
-    assert list_files(tmp_path / "link") == (("1.png",), ())
-
-
-def test_pipes_and_sockets_are_rejected_and_not_opened(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)  # a socket's path must be short
-    os.mkfifo("pipe.png")
-    with socket.socket(socket.AF_UNIX) as opened:
-        opened.bind("socket.png")
-        ids, rejects = list_files(".")
-    assert ids == ()
-    assert rejects == tuple((name, "neither a file nor a folder") for name in ("pipe.png", "socket.png"))
-
-
-def test_a_folder_that_may_not_be_listed_is_rejected(tmp_path, monkeypatch):
-    write(tmp_path / "1.png")
-    write(tmp_path / "closed" / "2.png")
-    scandir = os.scandir
-
-    def guarded(path):
-        if Path(path).name == "closed":
-            raise PermissionError(13, "Permission denied")
-        return scandir(path)
-
-    monkeypatch.setattr(os, "scandir", guarded)
-    assert list_files(tmp_path) == (("1.png",), (("closed", "no permission to read it"),))
-
-
-def test_what_is_no_folder_cannot_be_listed(tmp_path):
-    write(tmp_path / "1.png")
-    with pytest.raises(UnreadableImageError, match="1.png is not a folder that can be read .Not a directory"):
-        list_files(tmp_path / "1.png")
-    with pytest.raises(UnreadableImageError, match="nothing is not a folder that can be read .No such file"):
-        list_files(tmp_path / "nothing")
-
-
-# -- a folder as an array ----------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def folder(tmp_path):
-    """Seven files, of which three are images, and a link that leads nowhere."""
-    write(tmp_path / "1.png", np.full((4, 4), 10, np.uint8))
-    write(tmp_path / "2.png", encoded(NOISE)[:200])
-    write(tmp_path / "3" / "1.png", np.full((9, 5), 20, np.uint8))
-    write(tmp_path / "3" / "notes.txt", b"words")
-    write(tmp_path / "3" / "empty.gif", b"")
-    write(tmp_path / "bomb.png", png(20_000, 20_000, 8, 0, []))
-    (tmp_path / "a.png").symlink_to("nothing")
-    write(tmp_path / "x.bmp", encoded(np.full((1, 1), 30, np.uint8), "BMP"))
-    return tmp_path
-
-
-REJECTS = (
-    ("2.png", "damaged or truncated"),
-    ("3/empty.gif", "empty (zero bytes)"),
-    ("3/notes.txt", NO_IMAGE),
-    ("a.png", "a link that leads nowhere"),
-    ("bomb.png", "more than 50,000,000 pixels"),
-)
-
-
-@pytest.mark.parametrize("in_file", [False, True])
-def test_a_folder_is_read_in_order_and_its_rejects_are_named(folder, in_file, tmp_path_factory):
-    path = tmp_path_factory.mktemp("packed") / "images.npy" if in_file else None
-    images, ids, rejects = read_folder(folder, path=path)
-    assert ids == ("1.png", "3/1.png", "x.bmp") and rejects == REJECTS
-    assert images.shape == (3, 28, 28, 1) and images.dtype == np.uint8
-    assert [np.unique(image).tolist() for image in images] == [[10], [20], [30]]
-    if in_file:
-        assert isinstance(images, np.memmap) and not images.flags.writeable
-        np.testing.assert_array_equal(np.load(path, allow_pickle=False), images)
-
-
-@pytest.mark.parametrize("chunk", [1, 2, 100])
-def test_chunks_change_nothing_and_progress_counts_files(folder, monkeypatch, chunk):
-    monkeypatch.setattr(image_files, "CHUNK", chunk)
-    monkeypatch.setattr(image_files, "PROGRESS_EVERY", 3)
-    calls = []
-    images, ids, rejects = read_folder(folder, size=3, progress=lambda done, total: calls.append((done, total)))
-    assert ids == ("1.png", "3/1.png", "x.bmp") and rejects == REJECTS
-    assert images[:, 0, 0, 0].tolist() == [10, 20, 30] and images.shape == (3, 3, 3, 1)
-    assert calls == [(3, 7), (6, 7), (7, 7)]
-
-
-def test_one_file_in_colour_makes_a_folder_of_colour(folder):
-    write(folder / "3" / "z.png", np.full((4, 4, 3), RED, np.uint8))
-    images, ids, _ = read_folder(folder)
-    assert images.shape == (4, 32, 32, 3)
-    assert images[ids.index("3/z.png"), 0, 0].tolist() == RED and images[0, 0, 0].tolist() == [10, 10, 10]
-    assert read_folder(folder, channels=1).images.shape == (4, 28, 28, 1)
-    assert read_folder(folder, size=9).images.shape == (4, 9, 9, 3)
-
-
-def test_of_many_files_an_even_spread_is_looked_at_for_colour(tmp_path, monkeypatch):
-    monkeypatch.setattr(image_files, "COLOUR_SAMPLE", 3)  # of 0…6: files 0, 3 and 6
-    for number in range(7):
-        write(tmp_path / f"{number}.png")
-    write(tmp_path / "1.png", np.full((4, 4, 3), RED, np.uint8))
-    assert read_folder(tmp_path).images.shape[3] == 1
-    write(tmp_path / "3.png", np.full((4, 4, 3), RED, np.uint8))
-    assert read_folder(tmp_path).images.shape[3] == 3
-
-
-@pytest.mark.parametrize(
-    ("tint", "pixels", "channels"),
-    [(16, 1024, 1), (17, 1024, 3), (200, 10, 1), (200, 11, 3)],  # 1 % of 32 × 32 is 10.24
-)
-def test_neither_a_slight_tint_nor_a_speck_is_colour(tmp_path, tint, pixels, channels):
-    image = np.full((32 * 32, 3), 50, np.uint8)
-    image[:pixels, 2] += tint
-    write(tmp_path / "1.png", image.reshape(32, 32, 3))
-    assert read_folder(tmp_path).images.shape[3] == channels
-
-
-def test_a_folder_without_a_readable_image_says_what_is_wrong_with_most(tmp_path):
-    with pytest.raises(UnreadableImageError, match=f"there are no files in {tmp_path}"):
-        read_folder(tmp_path)
-    write(tmp_path / "1.png", b"")
-    write(tmp_path / "2.txt", b"words")
-    write(tmp_path / "3.txt", b"words")
-    (tmp_path / "4.png").symlink_to("nothing")
-    with pytest.raises(UnreadableImageError) as caught:
-        read_folder(tmp_path)
-    assert str(caught.value) == (
-        f"none of the 4 files in {tmp_path} is a readable image (of 2 the reason is: {NO_IMAGE})"
-    )
-
-
-@pytest.mark.skipif(sys.platform == "darwin", reason="macOS has no file names that are not UTF-8")
-def test_a_name_that_is_not_utf_8_is_read_and_written(tmp_path):
-    write(tmp_path / "1.png")
-    with open(os.fsencode(tmp_path) + b"/\xff.png", "wb") as file:
-        file.write(b"words")
-    rejects = read_folder(tmp_path).rejects
-    assert rejects == (("\udcff.png", NO_IMAGE),)
-    save_rejects(tmp_path / "rejects.csv", rejects)
-    assert (tmp_path / "rejects.csv").read_text(encoding="utf-8") == f'file,reason\n\\udcff.png,"{NO_IMAGE}"\n'
-
-
-def test_rejects_come_back_from_their_file(tmp_path):
-    rejects = (("a, b\n.png", 'a "reason"'), *REJECTS)
-    save_rejects(tmp_path / "rejects.csv", rejects)
-    with open(tmp_path / "rejects.csv", newline="", encoding="utf-8") as file:
-        assert [tuple(row) for row in csv.reader(file)] == [("file", "reason"), *rejects]
+    assert lock.__enter__.called
