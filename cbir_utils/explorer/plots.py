@@ -10,6 +10,8 @@ from PIL import Image
 
 from cbir_utils.plots import BLUE, ORANGE, STYLE, latent_map, map_cells, short, show_image
 
+CENTRED = {"ha": "center", "va": "center", "fontweight": "bold"}
+
 
 @plt.style.context(STYLE)
 def decoded_path(query, hit, images, rank, distance):
@@ -34,18 +36,18 @@ def occlusion(query, hit, changes, rank, distance):
     show_image(axes[0], query, "query", "black")
     show_image(axes[1], hit, f"hit {rank}", "black")
     limit = max(float(np.abs(changes).max()), 1e-12)
-    picture = axes[2].imshow(changes, cmap="PuOr", vmin=-limit, vmax=limit)
+    shown = axes[2].imshow(changes, cmap="PuOr", vmin=-limit, vmax=limit)
     grey = np.asarray(query, dtype=np.float32).mean(axis=-1)
     if grey.min() < 128 < grey.max():
         axes[2].contour(grey, [128], colors="black", linewidths=1)
+    halo = [withStroke(linewidth=4, foreground="white")]
     for place, sign in ((changes.argmax(), "+"), (changes.argmin(), "–")):
         y, x = np.unravel_index(place, changes.shape)
         if (changes[y, x] if sign == "+" else -changes[y, x]) > limit / 20:
-            axes[2].text(x, y, sign, ha="center", va="center", fontsize=22, fontweight="bold",
-                         path_effects=[withStroke(linewidth=4, foreground="white")])  # fmt: skip
+            axes[2].text(x, y, sign, path_effects=halo, **CENTRED, fontsize=22)
     axes[2].set(xticks=[], yticks=[])
     axes[2].set_title("change when covered", fontsize=12, fontweight="normal")
-    bar = figure.colorbar(picture, ax=axes[2])
+    bar = figure.colorbar(shown, ax=axes[2])
     bar.ax.set_title("farther", fontsize=10, fontweight="normal")
     bar.ax.set_xlabel("nearer", fontsize=10)
     bar.ax.tick_params(labelsize=10)
@@ -68,12 +70,12 @@ def where_it_is(points, images, *, query, hits, share, cells=16):
     ax.images[-1].set_alpha(0.4)
     x, y = (map_cells(points, cells) * (width, -height) + (-0.5, cells * height - 0.5)).T
     hits = list(hits)
+    box = {"boxstyle": "circle,pad=.2", "fc": "white", "ec": BLUE, "lw": 1.5}
+    circle = {"bbox": box, "arrowprops": {"arrowstyle": "-", "color": BLUE, "lw": 1.5}, "fontsize": 12}
     for rank, row in reversed(list(enumerate(hits, 1))):  # the nearest on top; numbers fan out, for hits lie close
         angle = 2 * np.pi * (rank - 1) / len(hits)
-        ax.annotate(str(rank), (x[row], y[row]), (26 * np.sin(angle), 26 * np.cos(angle)), textcoords="offset points",
-                    ha="center", va="center", fontsize=12, fontweight="bold",
-                    bbox={"boxstyle": "circle,pad=.2", "fc": "white", "ec": BLUE, "lw": 1.5},
-                    arrowprops={"arrowstyle": "-", "color": BLUE, "lw": 1.5})  # fmt: skip
+        beside = 26 * np.sin(angle), 26 * np.cos(angle)
+        ax.annotate(str(rank), (x[row], y[row]), beside, textcoords="offset points", **CENTRED, **circle)
         ax.plot([x[row]], [y[row]], "o", color=BLUE, markeredgecolor="white", markersize=8)
     ax.plot([x[query]], [y[query]], "*", color=ORANGE, markeredgecolor="black", markersize=20, label="query")
     ax.plot([], [], "o", color=BLUE, markersize=8, label="hits, by rank")

@@ -123,21 +123,25 @@ class Explorer:
             return widgets.HTML(f"<h3>{text}</h3>")
 
         draw = box("draw", heading("Draw a query ..."), self.pad, self.fit)
-        choose = box("choose", heading("... or choose one"), self.row, box("row", self.random, self.upload),
-                     heading("Spoil it"), self.corruption, self.strength, self.unit)  # fmt: skip
-        found = box("found", heading("Hits"), box("row", self.method, self.metric), box("row", self.count, self.labels),
-                    self.strip, box("row", self.why, self.hit), self.why_view, self.where, self.where_view)  # fmt: skip
+        settings = box("row", self.method, self.metric, self.count, self.labels)
+        explained = box("row", self.why, self.hit), self.why_view, self.where, self.where_view
+        found = box("found", heading("Hits"), settings, self.strip, *explained)
+        spoil = heading("Spoil it"), self.corruption, self.strength, self.unit
+        choose = box("choose", heading("... or choose one"), self.row, box("row", self.random, self.upload), *spoil)
         return box("explorer", box("columns", draw, found, choose))
 
     def _observe(self):
         """Connect the widgets with what they do."""
-        reactions = [
-            (lambda: self.query.drawing is None or self._draw(), self.fit), (self._ask_row, self.row),
-            (self._take_upload, self.upload), (self._change_retriever, self.method, self.metric),
-            (self._set_strength, self.corruption), (self._search, self.count, self.strength, self.labels),
-            (self._explain, self.hit, self.why, self.where),
-        ]  # fmt: skip
-        for react, *controls in reactions:
+        reactions = {
+            self._draw_again: [self.fit],
+            self._ask_row: [self.row],
+            self._take_upload: [self.upload],
+            self._change_retriever: [self.method, self.metric],
+            self._set_strength: [self.corruption],
+            self._search: [self.count, self.strength, self.labels],
+            self._explain: [self.hit, self.why, self.where],
+        }
+        for react, controls in reactions.items():
             for control in controls:
                 control.observe(lambda _, react=react: react(), "value")
         self.pad.observe(lambda _: self._draw(), "number")
@@ -181,6 +185,10 @@ class Explorer:
             image = drawing_to_image(self.pad.ink(), self.retriever.shape, fit=self.fit.value, light=self.data.light)
             self.ask(Query(image, "a drawing", drawing=self.pad.number))
 
+    def _draw_again(self):
+        if self.query.drawing is not None:
+            self._draw()
+
     def _take_upload(self):
         for file in self.upload.value:
             with self._telling():
@@ -215,18 +223,14 @@ class Explorer:
         """Search with the query as the corruption leaves it, and show the answer."""
         begun = time.perf_counter()
         with self._telling():
-            strength = round(self.strength.value, 6)  # the slider's steps add up to almost nothing, not to 0
-            image = corrupt(self.query.image[None], self.corruption.value, strength, seed=self.seed,
-                            light=self.data.light)[0]  # fmt: skip
+            kind, strength = self.corruption.value, round(self.strength.value, 6)  # the slider's 0 is almost 0
+            image = corrupt(self.query.image[None], kind, strength, seed=self.seed, light=self.data.light)[0]
             self.answer = Answer(self.retriever, image, self.count.value, self.query.row)
             shown = {"query": {"src": data_url(image), "what": self.query.what}, "hits": list(self._hits())}
-            ms = 1000 * (time.perf_counter() - begun)
-            self.strip.error = ""
-            self.strip.answer = {
-                **shown, "serial": self.strip.answer.get("serial", 0) + 1, "drawing": self.query.drawing,
-                "ms": round(ms, 1), "past": len(self._past), "method": self.retriever.method,
-                "status": self._status(ms),
-            }  # fmt: skip
+            ms = round(1000 * (time.perf_counter() - begun), 1)
+            facts = {"ms": ms, "past": len(self._past), "method": self.retriever.method, "drawing": self.query.drawing}
+            serial = self.strip.answer.get("serial", 0) + 1
+            self.strip.error, self.strip.answer = "", {**shown, **facts, "status": self._status(ms), "serial": serial}
             self._explain()
 
     def _hits(self):
@@ -234,8 +238,8 @@ class Explorer:
         known = self.data.database.labels if self.labels.value else ()
         for row, distance, image in zip(self.answer.rows, self.answer.distances, self.answer.images, strict=True):
             label = self.data.class_names[known[row]] if row < len(known) else ""  # images added later have none
-            yield {"row": int(row), "id": self.retriever.ids[row], "distance": short(distance), "src": data_url(image),
-                   "label": label}  # fmt: skip
+            told = {"id": self.retriever.ids[row], "distance": short(distance), "label": label}
+            yield {"row": int(row), "src": data_url(image), **told}
 
     def _status(self, ms):
         spoilt = f" with {self.corruption.value} {self.strength.value:.3g}" if self.strength.value else ""
@@ -243,7 +247,7 @@ class Explorer:
         encoder = f"encoder {by.encoder_hash[:12]}" if by.encoder_hash else "no encoder"
         return (
             f"Searched with {self.query.what}{spoilt}, by {by.method} ({encoder}) and {by.metric} distance: "
-            f"{len(self.answer.rows)} of {len(by):,} images in {ms:.1f} ms."
+            f"{len(self.answer.rows)} of {len(by):,} images in {ms} ms."
         )
 
     def _explain(self):

@@ -25,11 +25,9 @@ def learn_fused(run, data, *, epochs=None, rounds=5, seed=0, verbose=True):
     count = len(data.database)
     if count < 3:
         raise ValueError(f"{data.name} has {count} images; a graph of neighbours needs three or more")
-    neighbours = min(NEIGHBOURS, count - 1)
-    settings = {
-        "epochs": epochs or int(np.clip(1_000_000 // count, 10, 40)), "rounds": rounds, "neighbours": neighbours,
-        "batch_size": 256 if count > 20_000 else 128, "seed": seed,
-    }  # fmt: skip
+    epochs = epochs or int(np.clip(1_000_000 // count, 10, 40))
+    neighbours, batch_size = min(NEIGHBOURS, count - 1), 256 if count > 20_000 else 128
+    settings = {"epochs": epochs, "rounds": rounds, "neighbours": neighbours, "batch_size": batch_size, "seed": seed}
     model, history = steps.train_contrastive(data, verbose=verbose, **settings)
     codes = steps.encode_both(model.encoder, data)
     steps.keep_contrastive(run, model, history, codes, **settings)

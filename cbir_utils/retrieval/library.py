@@ -44,15 +44,13 @@ def query_file(run, data, file, k=5, *, method=None, metric="cosine", picture=No
     plots.use_style()
     with atomic_path(picture) as partial:
         plots.query_and_hits(searched, retriever.images[rows], distances).savefig(partial)
-    return {
-        "query": str(file), "negative": searched is not image, "background": "light" if data.light else "dark",
-        "method": retriever.method, "metric": metric, "encoder": retriever.encoder_hash, "images": len(retriever),
-        "hits": [
-            {"rank": rank, "id": retriever.ids[row], "distance": round(float(distance), 6)}
-            for rank, (row, distance) in enumerate(zip(rows, distances, strict=True), 1)
-        ],
-        "picture": str(picture),
-    }  # fmt: skip
+    found = [
+        {"rank": rank, "id": retriever.ids[row], "distance": round(float(distance), 6)}
+        for rank, (row, distance) in enumerate(zip(rows, distances, strict=True), 1)
+    ]
+    how = {"method": retriever.method, "metric": metric, "encoder": retriever.encoder_hash, "images": len(retriever)}
+    ground = {"negative": searched is not image, "background": "light" if data.light else "dark"}
+    return {"query": str(file), **ground, **how, "hits": found, "picture": str(picture)}
 
 
 class Added(NamedTuple):

@@ -39,8 +39,8 @@ def one_stroke(column=30):
 
 
 def upload(opened, name, content):
-    opened.upload.value = ({"name": name, "type": "", "size": len(content), "content": memoryview(content),
-                            "last_modified": datetime.now(UTC)},)  # fmt: skip
+    file = {"name": name, "type": "", "size": len(content), "last_modified": datetime.now(UTC)}
+    opened.upload.value = ({**file, "content": memoryview(content)},)
 
 
 def png(image):

@@ -121,8 +121,8 @@ def test_labels_change_no_network_no_code_and_no_stopping_point(tmp_path):
         data, run = replace(shapes, database=Split(images, known)), Run("shapes", tmp_path / str(number))
         history = learn_fused(run, data, epochs=2, rounds=2, verbose=False)
         for method in LEARNED:
-            np.testing.assert_allclose(load_encoder(run, method)(data.queries.images), run.load_codes(method)[1],
-                                       atol=1e-4)  # fmt: skip
+            codes = load_encoder(run, method)(data.queries.images)
+            np.testing.assert_allclose(codes, run.load_codes(method)[1], atol=1e-4)
         fused = run.load_codes("fused")[0]
         bits, hits = IterativeQuantization(16).fit(fused).encode(fused), Index("cosine").add(fused).search(fused, 3)
         codes = [array for method in LEARNED for array in run.load_codes(method)]
