@@ -42,7 +42,7 @@ def r_precision(relevant):
     relevant = np.asarray(relevant, dtype=bool)
     totals = relevant.sum(axis=1)
     early = relevant & (np.arange(relevant.shape[1]) < totals[:, None])
-    return _share(early.sum(axis=1), totals)
+    return share(early.sum(axis=1), totals)
 
 
 def average_precision(relevant):
@@ -58,49 +58,7 @@ def average_precision(relevant):
     totals = relevant.sum(axis=1)
     query, position = np.nonzero(relevant)  # only these count, a tenth of the ranking where there are ten classes
     found = np.arange(1, len(query) + 1) - np.repeat(np.cumsum(totals) - totals, totals)
-    return _share(np.bincount(query, found / (position + 1), minlength=len(relevant)), totals)
-
-
-def tied_average_precision(distances, relevant):
-    """The mean of average precision over all orders of the images at equal distance.
-
-    Whole-number distances, such as between binary codes, leave most of a ranking to chance; this is its expectation,
-    whatever way a program breaks ties (McSherry and Najork 2008, Computing information retrieval performance measures
-    efficiently in the presence of tied scores).
-
-    Parameters
-    ----------
-    distances : ndarray
-        ``(Q, N)`` whole numbers ≥ 0.
-    relevant : ndarray
-        ``(Q, N)`` bool, in the database's order.
-
-    Returns
-    -------
-    ndarray
-        ``(Q,)`` float64; NaN for a query without a relevant image.
-    """
-    distances, relevant = np.asarray(distances), np.asarray(relevant, dtype=bool)
-    if distances.dtype.kind not in "iu":
-        raise ValueError(f"distances must be whole numbers, not {distances.dtype}; use average_precision for others")
-    if len(distances) > 100:  # in blocks, for the sake of memory
-        blocks = range(0, len(distances), 100)
-        return np.concatenate([tied_average_precision(distances[i : i + 100], relevant[i : i + 100]) for i in blocks])
-    count, levels = len(distances), int(distances.max()) + 1
-    place = (np.arange(count)[:, None] * levels + distances).ravel()
-    tied = np.bincount(place, minlength=count * levels).reshape(count, levels)
-    right = np.bincount(place, relevant.ravel(), minlength=count * levels).reshape(count, levels)
-    before = np.cumsum(tied, axis=1) - tied
-    right_before = np.cumsum(right, axis=1) - right
-
-    # At place j of a tie of n images, r of them relevant, after c images, s of them relevant, stands a relevant image
-    # with chance r/n, and then (r - 1)(j - 1)/(n - 1) relevant ones are expected in the tie before it: it adds
-    # r/n · (s + 1 + (r - 1)(j - 1)/(n - 1)) / (c + j). Summed over j, with h = 1/(c + 1) + ... + 1/(c + n):
-    harmonic = np.concatenate([[0.0], np.cumsum(1 / np.arange(1, distances.shape[1] + 1))])
-    h = harmonic[before + tied] - harmonic[before]
-    slope = np.divide(right - 1, tied - 1, out=np.zeros(tied.shape), where=tied > 1)
-    added = _share(right, tied) * ((right_before + 1) * h + slope * (tied - (before + 1) * h))
-    return _share(np.nansum(added, axis=1), relevant.sum(axis=1))
+    return share(np.bincount(query, found / (position + 1), minlength=len(relevant)), totals)
 
 
 def bootstrap_interval(values):
@@ -202,7 +160,7 @@ def summarize(trainings, data, first_seed=0):
     return row
 
 
-def _share(part, whole):
+def share(part, whole):
     """``part / whole``, NaN where ``whole`` is 0."""
     return np.divide(part, whole, out=np.full(np.shape(whole), np.nan), where=whole > 0)
 
@@ -217,31 +175,6 @@ def results_table(rows):
         seconds = f"{row['train_seconds']:.0f}" if row.get("train_seconds") else "–"
         lines.append([row["method"], row["distance"], *numbers, quality, str(len(row["seeds"])), seconds])
     return markdown_table(["method", "distance", *names, "mAP [95 % interval]", "seeds", "training (s)"], lines)
-
-
-def family_table(rows):
-    """What notebook 06's methods cost and are worth, best first, as a Markdown table."""
-    header = ["method", "P@1", "P@5", "P@100", "R-prec.", "mAP [95 % interval]", "weights", "bytes/image",
-              "training (s)", "recon. error", "collapsed"]  # fmt: skip
-    lines = []
-    for row in sorted(rows, key=lambda row: -row["mAP"]):
-        low, high = row["mAP_interval"]
-        error = row["reconstruction_error"]
-        lines.append([row["method"], *(f"{row[name]:.3f}" for name in ("P@1", "P@5", "P@100", "R-precision")),
-                      f"{row['mAP']:.3f} [{low:.3f}, {high:.3f}]", f"{row['weights']:,}", f"{row['bytes_per_image']:,}",
-                      f"{row['train_seconds']:.0f}", "–" if error is None else f"{error:.4f}",
-                      f"{row['collapsed']} of {row['trainings']}" if row["weights"] else "–"])  # fmt: skip
-    return markdown_table(header, lines)
-
-
-def binary_table(rows):
-    """The mAP of binary codes beside the float codes they were made of, as a Markdown table: a line per method."""
-    lines = [["method", "16 bits", "32 bits", "64 bits", "float32", "bytes/image of float32"]]
-    for method in dict.fromkeys(row["method"] for row in rows):
-        these = {row["bits"]: row for row in rows if row["method"] == method}
-        lines.append([method, *(f"{these[bits]['mAP']:.3f}" for bits in (16, 32, 64, 0)),
-                      f"{these[0]['bytes_per_image']:,}"])  # fmt: skip
-    return markdown_table(lines[0], lines[1:])
 
 
 def markdown_table(header, lines):

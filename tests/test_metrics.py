@@ -1,12 +1,9 @@
 """Metrics on rankings short enough to work by hand, and against scikit-learn and slow loops."""
 
-import itertools
 import json
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 
 from cbir_utils import metrics
@@ -197,38 +194,3 @@ def test_summarize_takes_the_mean_over_trainings_and_says_that_queries_were_left
     assert row["mAP"] == 0.5 and row["mAP_by_seed"] == [0.75, 0.25] and row["seeds"] == [4, 5]
     assert row["mAP_interval"] == list(metrics.bootstrap_interval([0.75, 0.25]))
     assert "each against the other 1 images" in row["protocol"] and "seeds 4, 5" in row["protocol"]
-
-
-# -- ties ------------------------------------------------------------------------------------------------------------
-
-
-def test_average_precision_with_ties_by_hand():
-    # One image at distance 0 (wrong), then two tied at 1, one of them right. Either the right one is second: AP = 1/2,
-    # or third: AP = 1/3. Expected: (1/2 + 1/3) / 2 = 5/12.
-    np.testing.assert_allclose(metrics.tied_average_precision([[1, 0, 1]], [[True, False, False]]), [5 / 12])
-
-
-@given(st.data())
-def test_average_precision_with_ties_is_the_mean_over_all_orders(data):
-    n = data.draw(st.integers(1, 6))
-    distances = np.array(data.draw(st.lists(st.integers(0, 3), min_size=n, max_size=n)))
-    relevant = np.array(data.draw(st.lists(st.booleans(), min_size=n, max_size=n)))
-    if not relevant.any():
-        assert np.isnan(metrics.tied_average_precision(distances[None], relevant[None])[0])
-        return
-    orders = [np.array(p) for p in itertools.permutations(range(n))]
-    orders = [order for order in orders if (np.diff(distances[order]) >= 0).all()]
-    slow = np.mean([metrics.average_precision(relevant[order][None])[0] for order in orders])
-    np.testing.assert_allclose(metrics.tied_average_precision(distances[None], relevant[None])[0], slow)
-
-
-def test_several_queries_with_ties_do_not_mix():
-    rng = np.random.default_rng(0)
-    distances, relevant = rng.integers(5, size=(230, 30)), rng.random((230, 30)) < 0.3
-    one_by_one = [metrics.tied_average_precision(d[None], r[None])[0] for d, r in zip(distances, relevant, strict=True)]
-    np.testing.assert_allclose(metrics.tied_average_precision(distances, relevant), one_by_one)
-
-
-def test_fractional_distances_have_no_ties_to_share():
-    with pytest.raises(ValueError, match="must be whole numbers, not float64; use average_precision"):
-        metrics.tied_average_precision([[0.5]], [[True]])

@@ -6,6 +6,7 @@ from threadpoolctl import threadpool_limits
 
 from cbir_utils.codes import checked_codes, checked_k, unit_length
 from cbir_utils.index import Hits
+from cbir_utils.metrics import share
 
 
 class IterativeQuantization:
@@ -124,3 +125,45 @@ def _packed(codes, width=None):
     if codes.dtype != np.uint8 or codes.ndim != 2 or 0 in codes.shape or width not in (None, codes.shape[1]):
         raise ValueError(f"binary codes must be packed uint8 (N, {width or 'B'}), not {codes.dtype} {codes.shape}")
     return np.ascontiguousarray(codes)
+
+
+def tied_average_precision(distances, relevant):
+    """The mean of average precision over all orders of the images at equal distance.
+
+    Whole-number distances, such as between binary codes, leave most of a ranking to chance; this is its expectation,
+    whatever way a program breaks ties (McSherry and Najork 2008, Computing information retrieval performance measures
+    efficiently in the presence of tied scores).
+
+    Parameters
+    ----------
+    distances : ndarray
+        ``(Q, N)`` whole numbers ≥ 0.
+    relevant : ndarray
+        ``(Q, N)`` bool, in the database's order.
+
+    Returns
+    -------
+    ndarray
+        ``(Q,)`` float64; NaN for a query without a relevant image.
+    """
+    distances, relevant = np.asarray(distances), np.asarray(relevant, dtype=bool)
+    if distances.dtype.kind not in "iu":
+        raise ValueError(f"distances must be whole numbers, not {distances.dtype}; use average_precision for others")
+    if len(distances) > 100:  # in blocks, for the sake of memory
+        blocks = range(0, len(distances), 100)
+        return np.concatenate([tied_average_precision(distances[i : i + 100], relevant[i : i + 100]) for i in blocks])
+    count, levels = len(distances), int(distances.max()) + 1
+    place = (np.arange(count)[:, None] * levels + distances).ravel()
+    tied = np.bincount(place, minlength=count * levels).reshape(count, levels)
+    right = np.bincount(place, relevant.ravel(), minlength=count * levels).reshape(count, levels)
+    before = np.cumsum(tied, axis=1) - tied
+    right_before = np.cumsum(right, axis=1) - right
+
+    # At place j of a tie of n images, r of them relevant, after c images, s of them relevant, stands a relevant image
+    # with chance r/n, and then (r - 1)(j - 1)/(n - 1) relevant ones are expected in the tie before it: it adds
+    # r/n · (s + 1 + (r - 1)(j - 1)/(n - 1)) / (c + j). Summed over j, with h = 1/(c + 1) + ... + 1/(c + n):
+    harmonic = np.concatenate([[0.0], np.cumsum(1 / np.arange(1, distances.shape[1] + 1))])
+    h = harmonic[before + tied] - harmonic[before]
+    slope = np.divide(right - 1, tied - 1, out=np.zeros(tied.shape), where=tied > 1)
+    added = share(right, tied) * ((right_before + 1) * h + slope * (tied - (before + 1) * h))
+    return share(np.nansum(added, axis=1), relevant.sum(axis=1))

@@ -1,9 +1,14 @@
 """Iterative quantisation and Hamming distances."""
 
+import itertools
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from cbir_utils.methods.binary import BinaryIndex, IterativeQuantization, hamming_distances
+from cbir_utils.methods.binary import BinaryIndex, IterativeQuantization, hamming_distances, tied_average_precision
+from cbir_utils.metrics import average_precision
 
 
 @pytest.fixture(scope="module")
@@ -67,3 +72,35 @@ def test_bad_input_is_named(codes):
         index.search(np.zeros((1, 3), np.uint8), 1)
     with pytest.raises(ValueError, match="k is 5, but the index holds only 4 rows"):
         index.search(np.zeros((1, 2), np.uint8), 5)
+
+
+def test_average_precision_with_ties_by_hand():
+    # One image at distance 0 (wrong), then two tied at 1, one of them right. Either the right one is second: AP = 1/2,
+    # or third: AP = 1/3. Expected: (1/2 + 1/3) / 2 = 5/12.
+    np.testing.assert_allclose(tied_average_precision([[1, 0, 1]], [[True, False, False]]), [5 / 12])
+
+
+@given(st.data())
+def test_average_precision_with_ties_is_the_mean_over_all_orders(data):
+    n = data.draw(st.integers(1, 6))
+    distances = np.array(data.draw(st.lists(st.integers(0, 3), min_size=n, max_size=n)))
+    relevant = np.array(data.draw(st.lists(st.booleans(), min_size=n, max_size=n)))
+    if not relevant.any():
+        assert np.isnan(tied_average_precision(distances[None], relevant[None])[0])
+        return
+    orders = [np.array(p) for p in itertools.permutations(range(n))]
+    orders = [order for order in orders if (np.diff(distances[order]) >= 0).all()]
+    slow = np.mean([average_precision(relevant[order][None])[0] for order in orders])
+    np.testing.assert_allclose(tied_average_precision(distances[None], relevant[None])[0], slow)
+
+
+def test_several_queries_with_ties_do_not_mix():
+    rng = np.random.default_rng(0)
+    distances, relevant = rng.integers(5, size=(230, 30)), rng.random((230, 30)) < 0.3
+    one_by_one = [tied_average_precision(d[None], r[None])[0] for d, r in zip(distances, relevant, strict=True)]
+    np.testing.assert_allclose(tied_average_precision(distances, relevant), one_by_one)
+
+
+def test_fractional_distances_have_no_ties_to_share():
+    with pytest.raises(ValueError, match="must be whole numbers, not float64; use average_precision"):
+        tied_average_precision([[0.5]], [[True]])

@@ -1,0 +1,28 @@
+"""The tables of notebooks 06 and 09."""
+
+from cbir_utils.metrics import markdown_table
+
+
+def family_table(rows):
+    """What notebook 06's methods cost and are worth, best first, as a Markdown table."""
+    header = ["method", "P@1", "P@5", "P@100", "R-prec.", "mAP [95 % interval]", "weights", "bytes/image",
+              "training (s)", "recon. error", "collapsed"]  # fmt: skip
+    lines = []
+    for row in sorted(rows, key=lambda row: -row["mAP"]):
+        low, high = row["mAP_interval"]
+        error = row["reconstruction_error"]
+        lines.append([row["method"], *(f"{row[name]:.3f}" for name in ("P@1", "P@5", "P@100", "R-precision")),
+                      f"{row['mAP']:.3f} [{low:.3f}, {high:.3f}]", f"{row['weights']:,}", f"{row['bytes_per_image']:,}",
+                      f"{row['train_seconds']:.0f}", "–" if error is None else f"{error:.4f}",
+                      f"{row['collapsed']} of {row['trainings']}" if row["weights"] else "–"])  # fmt: skip
+    return markdown_table(header, lines)
+
+
+def binary_table(rows):
+    """The mAP of binary codes beside the float codes they were made of, as a Markdown table: a line per method."""
+    lines = [["method", "16 bits", "32 bits", "64 bits", "float32", "bytes/image of float32"]]
+    for method in dict.fromkeys(row["method"] for row in rows):
+        these = {row["bits"]: row for row in rows if row["method"] == method}
+        lines.append([method, *(f"{these[bits]['mAP']:.3f}" for bits in (16, 32, 64, 0)),
+                      f"{these[0]['bytes_per_image']:,}"])  # fmt: skip
+    return markdown_table(lines[0], lines[1:])
