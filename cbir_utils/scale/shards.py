@@ -14,10 +14,8 @@ Needs the extra ``scale``; importing this module does not.
 
 import hashlib
 import json
-import logging
 import os
 import socket
-import tempfile
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -30,16 +28,10 @@ from cbir_utils.datasets import DatasetError, folder_kind, load_dataset
 from cbir_utils.folders.files import UnreadableImageError, read_image
 from cbir_utils.folders.folder import list_files, save_rejects
 from cbir_utils.run import ArtifactError, Run, atomic_path, sha256, write_json
+from cbir_utils.scale.workers import ShardError, encoded, parquet
 
-#: Of the shards and their manifest; and seconds to wait for a cluster (Ray waits for minutes, and ends the process).
-FORMAT, CONNECT = 2, 5
-
-#: For workers, so that each keeps one core busy.
-ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"), "1")
-
-
-class ShardError(RuntimeError):
-    """Shards cannot be made or read, or belong to another encoder or source; the message names the place."""
+#: Of the shards and their manifest.
+FORMAT = 2
 
 
 class Encoded(NamedTuple):
@@ -82,7 +74,7 @@ def encode_shards(source, encoder, folder, *, shard_size=4096, workers=2, addres
     DatasetError
         If the source is missing, damaged or empty.
     """
-    pq = _parquet()
+    pq = parquet()
     if shard_size < 1 or workers < 1:
         raise ValueError(f"shard_size and workers must be 1 or more, not {shard_size} and {workers}")
     encoder, folder = Path(encoder), Path(folder).resolve()
@@ -98,7 +90,7 @@ def encode_shards(source, encoder, folder, *, shard_size=4096, workers=2, addres
             write_json(folder / "manifest.json", {**facts, "source_name": str(source), "images": len(ids)})
             if missing:
                 tables = [_rows(ids, number * shard_size, shard_size) for number in missing]
-                with closing(_encoded(tables, encoder.read_bytes(), read, workers, address)) as results:
+                with closing(encoded(tables, encoder.read_bytes(), read, workers, address)) as results:
                     _write(results, paths, facts, sum(map(len, tables)))
             failed = {"columns": ["id", "reason"], "filters": [("reason", "!=", "")], "partitioning": None}
             found = [pq.read_table(path, **failed) for path in paths]
@@ -119,16 +111,14 @@ def read_shards(folder, *, encoder_hash=None):
     the SHA-256 of the encoder that must have made the codes. Raises ShardError: at once if the manifest or a shard is
     missing or the encoder is another one, while reading if a shard is damaged or came from elsewhere.
     """
-    _parquet()
+    parquet()
     folder = Path(folder)
     try:
         manifest = json.loads((folder / "manifest.json").read_text())
-        facts = {name: manifest[name] for name in ("format", "encoder", "source", "shard_size")}
+        facts = {"format": FORMAT, **{name: manifest[name] for name in ("encoder", "source", "shard_size")}}
         paths = _paths(folder, manifest["images"], manifest["shard_size"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ShardError(f"{folder} has no manifest.json that can be read; run encode_shards first") from error
-    if facts["format"] != FORMAT:
-        raise ShardError(f"{folder} holds shards of another version of cbir_utils; encode the images anew")
     if encoder_hash not in (None, facts["encoder"]):
         raise ShardError(
             f"{folder} holds codes of another encoder ({facts['encoder'][:12]}…, not {encoder_hash[:12]}…); "
@@ -188,119 +178,18 @@ def _rows(ids, first, count):
     return pyarrow.table({"row": range(first, first + len(names)), "id": pyarrow.array(names)})
 
 
-# -- workers --------------------------------------------------------------------------------------------------------
-
-
-class _Encoder:
-    """What a worker does: load the encoder once, then encode one shard after another."""
-
-    def __init__(self, content, get_read):
-        for name, value in ONE_THREAD.items():  # before TensorFlow is imported
-            os.environ.setdefault(name, value)
-        from cbir_utils.training import load_model
-
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder, "encoder.keras")
-            path.write_bytes(content)
-            self.encoder = load_model(path)
-        self.read = get_read()
-
-    def __call__(self, table):
-        import pyarrow
-
-        from cbir_utils.training import encode
-
-        names = [os.fsdecode(name) for name in table["id"].to_pylist()]
-        shape, rows = self.encoder.input_shape[1:], table["row"].to_pylist()
-        images = [self.read(row, name, shape) for row, name in zip(rows, names, strict=True)]
-        failed = np.array([isinstance(image, str) for image in images])
-        codes = np.zeros((len(images), self.encoder.output_shape[1]), np.float32)
-        if not failed.all():
-            codes[~failed] = encode(self.encoder, np.stack([image for image in images if not isinstance(image, str)]))
-        columns = {
-            "row": table["row"],
-            "id": [name.encode("utf-8", "backslashreplace").decode() for name in names],
-            "code": pyarrow.FixedSizeListArray.from_arrays(codes.ravel(), codes.shape[1], mask=pyarrow.array(failed)),
-            "reason": pyarrow.array([image if isinstance(image, str) else None for image in images], pyarrow.string()),
-        }
-        return pyarrow.table(columns)
+# -- shards on disk -------------------------------------------------------------------------------------------------
 
 
 def _check_encoder(path):
     from cbir_utils.training import load_model
 
-    if not path.is_file():
-        raise ShardError(f"{path} does not exist; give the encoder's .keras file")
     try:
         shape = load_model(path).output_shape
     except ValueError as error:
         raise ShardError(str(error)) from error
     if len(shape) != 2:
         raise ShardError(f"{path} is no encoder: its output has the shape {shape}")
-
-
-def _encoded(tables, content, read, workers, address):
-    """Have Ray's workers encode the tables; yield what :class:`_Encoder` makes of each, as it comes."""
-    import ray.data
-
-    started = not ray.is_initialized()
-    try:
-        if started:
-            _start(workers, address)
-        cores = ray.cluster_resources().get("CPU", 0)
-        if cores < workers:
-            raise ShardError(f"Ray has {cores:g} cores, fewer than workers={workers}; lower workers")
-        results = ray.data.from_arrow(tables).map_batches(
-            _Encoder,
-            fn_constructor_args=(content, partial(ray.get, ray.put(read))),
-            batch_size=None,
-            batch_format="pyarrow",
-            compute=ray.data.ActorPoolStrategy(size=min(workers, len(tables))),
-            num_cpus=1,
-        )
-        results.context.enable_progress_bars = results.context.print_on_execution_start = False
-        results.context.raise_original_map_exception = True
-        results.context.target_max_block_size = None  # else Ray cuts a large shard
-        yield from results.iter_batches(batch_size=None, batch_format="pyarrow")
-    except (ray.exceptions.RayError, ray.data.exceptions.ExecutionTimeoutError) as error:
-        cause, *_ = str(getattr(error, "cause", None) or error).splitlines()
-        raise ShardError(f"the workers failed ({cause}); finished shards are kept") from error
-    finally:
-        if started:
-            ray.shutdown()
-
-
-def _start(workers, address):
-    """Start a Ray on this machine, or join a cluster, whose machines get this package from here."""
-    import ray
-
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # else it reports to its makers
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-    quiet = {"log_to_driver": False, "logging_level": logging.CRITICAL}
-    try:
-        if address is None:
-            ray.init("local", num_cpus=workers, include_dashboard=False, **quiet)
-        else:
-            host, _, port = address.removeprefix("ray://").rpartition(":")
-            if host:
-                socket.create_connection((host, port), timeout=CONNECT).close()
-            ray.init(address, runtime_env={"py_modules": [str(Path(__file__).parents[1])]}, **quiet)
-    except Exception as error:  # where its time is up, Ray raises no more special one
-        where = address or "this machine"
-        raise ShardError(f"no Ray answers at {where} ({error}); start one there with `ray start --head`") from error
-
-
-# -- shards on disk -------------------------------------------------------------------------------------------------
-
-
-def _parquet():
-    """Arrow's Parquet, if it and Ray are installed."""
-    try:
-        import pyarrow.parquet
-        import ray.data  # noqa: F401
-    except ImportError as error:
-        raise ShardError(f"shards need the package {error.name}; install it: pip install -e '.[scale]'") from error
-    return pyarrow.parquet
 
 
 def _paths(folder, images, shard_size):
@@ -317,7 +206,7 @@ def _write(tables, paths, facts, total):
             shard = table["row"][0].as_py() // facts["shard_size"]
             table = table.replace_schema_metadata({"cbir_utils": json.dumps([shard, facts])})
             with atomic_path(paths[shard]) as path:
-                _parquet().write_table(table, path, **how)
+                parquet().write_table(table, path, **how)
             bar.update(len(table))
 
 
@@ -326,7 +215,7 @@ def _read(path, facts):
     import pyarrow
 
     try:
-        table = _parquet().read_table(path, page_checksum_verification=True, partitioning=None)
+        table = parquet().read_table(path, page_checksum_verification=True, partitioning=None)
         shard, noted = json.loads(table.schema.metadata[b"cbir_utils"])
     except (pyarrow.ArrowException, OSError, KeyError, TypeError, ValueError):
         return None
