@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from cbir_utils.folders.duplicates import near_duplicates
 from cbir_utils.index import COARSE, FINE, FORMAT, METRICS, QUERIES, Hits, Index, IndexFileError
 
 EXACT = ("euclidean", "manhattan")  # on small whole numbers their float64 sums are exact, in whatever order
@@ -600,23 +599,6 @@ def test_novelty_of_rows_without_themselves_is_that_of_an_index_without_them():
     own = index.search(rows[[7]], 3, exclude_self=[7]).distances.mean()
     limit = np.quantile(index.search(rows, 3, exclude_self=np.arange(40)).distances.mean(axis=1), 0.99)
     np.testing.assert_allclose(index.novelty(rows[[7]], 3, exclude_self=[7]), [own / limit], rtol=1e-6)
-
-
-def test_near_duplicates_are_found_and_nothing_else():
-    rows = np.random.default_rng(0).normal(size=(300, 8)).astype(np.float32)
-    rows[17], rows[250] = rows[3], rows[99] + np.float32(1e-3)  # one copy, one all but a copy
-    pairs, distances, limit = near_duplicates(Index().add(rows))
-    assert pairs.tolist() == [[3, 17], [99, 250]]
-    assert distances[0] == 0 and 0 < distances[1] <= limit
-    nothing, _, _ = near_duplicates(Index().add(np.delete(rows, [17, 250], axis=0)))
-    assert nothing.shape == (0, 2)
-
-
-def test_near_duplicates_among_nothing_but_copies_and_of_one_row():
-    pairs, distances, limit = near_duplicates(Index().add(np.ones((3, 2), np.float32)))
-    assert pairs.tolist() == [[0, 1], [0, 2], [1, 2]] and not distances.any() and limit == 0
-    with pytest.raises(ValueError, match="pairs need two rows or more, and the index has 1"):
-        near_duplicates(Index().add(np.ones((1, 2), np.float32)))
 
 
 def test_an_empty_index_knows_nothing_new():
