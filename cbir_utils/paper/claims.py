@@ -16,19 +16,7 @@ from cbir_utils.run import ArtifactError
 PACKAGE = Path(__file__).resolve().parents[1]
 
 #: What learns or searches: all functions of these modules, less those that draw, are looked at for labels.
-LEARNS_OR_SEARCHES = (
-    "codes",
-    "index",
-    "models",
-    "training",
-    "methods/*",
-    "folders/duplicates",
-    "retrieval/*",
-    "scale/*",
-)
-
-#: Signs drawn in a randomization test.
-DRAWS = 9999
+LEARNS_OR_SEARCHES = "codes index models training methods/* folders/duplicates retrieval/* scale/*"
 
 
 # -- statistics -----------------------------------------------------------------------------------------------------
@@ -72,7 +60,7 @@ def randomization_tests(differences):
     differences = differences[~np.isnan(differences).any(axis=1)]
     ones = np.ones(len(differences))  # SciPy draws the signs of one sample: these, for all tests at once
     return permutation_test(
-        (ones,), lambda signs, axis: signs @ differences, permutation_type="samples", n_resamples=DRAWS,
+        (ones,), lambda signs, axis: signs @ differences, permutation_type="samples", n_resamples=9999,
         vectorized=True, batch=100, rng=0,
     ).pvalue  # fmt: skip
 
@@ -182,7 +170,7 @@ def by_retrieval(evidence):
 
 def without_labels(evidence):
     """“The overall process does not use any labels or tags” (section VII)."""
-    paths = sorted(path for pattern in LEARNS_OR_SEARCHES for path in PACKAGE.glob(f"{pattern}.py"))
+    paths = sorted(path for pattern in LEARNS_OR_SEARCHES.split() for path in PACKAGE.glob(f"{pattern}.py"))
     paths = [path for path in paths if path.stem not in ("__init__", "plots")]
     functions, arguments = 0, []
     for path in paths:
