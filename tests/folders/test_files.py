@@ -68,9 +68,6 @@ def reason(file):
     return str(caught.value)
 
 
-# -- formats and modes ------------------------------------------------------------------------------------------
-
-
 FILES = {
     "PNG": encoded(LEVELS),
     "GIF": encoded(LEVELS, "GIF"),
@@ -171,9 +168,6 @@ def test_of_an_animation_the_first_frame_is_read():
         assert grey(file) == LEVELS.tolist(), form
 
 
-# -- transparency ----------------------------------------------------------------------------------------------
-
-
 def two_colours():
     """A palette image, its left column of colour 0 (10, 20, 30) and its right of colour 1 (40, 50, 60)."""
     image = Image.fromarray(np.array([[0, 1], [0, 1]], np.uint8), "P")
@@ -208,8 +202,6 @@ def test_the_transparent_colour_of_a_png_is_white_with_8_and_with_16_bits():
     large = png(2, 1, 16, 2, [bytes(longer)], (b"tRNS", bytes(longer[:6])))
     assert colour(large, 1, 2) == [[WHITE, right]]
 
-
-# -- orientation -----------------------------------------------------------------------------------------------
 
 A, B, C, D = (int(level) for level in LEVELS.ravel())
 #: How the stored image ``A B / C D`` is to be shown, by EXIF orientation (Exif 2.3, table 6, tag 274).
@@ -251,9 +243,6 @@ def test_damaged_exif_does_not_make_an_image_unreadable():
     with Image.open(io.BytesIO(file)) as image, pytest.raises(SyntaxError):
         image.getexif()  # Pillow does stumble over it
     assert grey(file) == LEVELS.tolist()
-
-
-# -- size --------------------------------------------------------------------------------------------------------
 
 
 def test_the_filling_has_the_border_s_median_colour_channel_by_channel():
@@ -300,8 +289,6 @@ def test_paths_bytes_and_open_files_are_read_alike(tmp_path):
     with open(path, "rb") as file:
         assert grey(file) == grey(path) == grey(str(path)) == grey(path.read_bytes()) == LEVELS.tolist()
 
-
-# -- what cannot be read -----------------------------------------------------------------------------------------
 
 NOISE = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
 NO_IMAGE = "not an image (PNG, JPEG, GIF, BMP, TIFF or WebP)"
