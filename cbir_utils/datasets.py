@@ -3,45 +3,16 @@
 Every source gives a :class:`Dataset`: a *database* to search, *queries*, and labels that only the evaluation may use.
 """
 
-import gzip
 import hashlib
-import http.client
-import os
 import re
-import urllib.request
-import zlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from cbir_utils.run import atomic_path
-
 SOURCES = ("digits", "mnist", "fashion_mnist", "shapes")
 DIGIT_NAMES = "0123456789"
-FASHION_NAMES = (
-    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
-)  # fmt: skip
-
-#: MNIST's content hash, whatever the format of its files (see :class:`Dataset`).
-MNIST_SHA256 = "526a7da5e00568f43cde5a861d0182cc15664e8b5171c6f91b58ab6db17945a4"
-#: From where Keras downloads its datasets. They are kept in Keras's own cache, so either finds the other's.
-KERAS_ORIGIN = "https://storage.googleapis.com/tensorflow/tf-keras-datasets/"
-#: The files there: MNIST's SHA-256 (keras/src/datasets/mnist.py) and Fashion-MNIST's MD5, as its authors publish them.
-DOWNLOADS = {
-    "mnist": {"mnist.npz": "731c5ac602752760c8e48fbffcf8c3b850d9dc2a2aedcf2cc48468fc17b673d1"},
-    "fashion_mnist": {
-        "train-images-idx3-ubyte.gz": "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
-        "train-labels-idx1-ubyte.gz": "25c81989df183df01b3e8a0aad5dffbe",
-        "t10k-images-idx3-ubyte.gz": "bef4ecab320f06d8554ea6380940ec79",
-        "t10k-labels-idx1-ubyte.gz": "bb300cfdad3c16e7a12a480ee83cd310",
-    },
-}
-#: Where they may lie in ``$CBIR_DATA_HOME``; Fashion-MNIST's files have the names of MNIST's, so they need a folder.
-PLACES = {"mnist": ("mnist.npz", "", "mnist"), "fashion_mnist": ("fashion_mnist",)}
-#: IDX's element types: the third byte of the file (yann.lecun.com/exdb/mnist, "the IDX file format").
-IDX_TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 
 
 class DatasetError(ValueError):
@@ -118,15 +89,19 @@ def load_dataset(source, *, path=None, seed=0, size=None, labels=False):
     if kind != "images" and (size is not None or labels):
         raise DatasetError(f"size and labels are for a folder of images, and {source} is not one; leave them out")
     if kind == "idx":
-        return _make_dataset(dataset_name(source), *_read_idx_folder(source))
+        from cbir_utils.folders.mnist import read_idx_folder  # files are read only where they are asked for
+
+        return make_dataset(dataset_name(source), *read_idx_folder(source))
     if kind:
         from cbir_utils.folders.folder import folder_dataset, load_packed
 
         return load_packed(source) if kind == "packed" else folder_dataset(source, size=size, labels=labels)
     if name not in SOURCES:
         raise DatasetError(f"there is no dataset {name!r}: choose one of {', '.join(SOURCES)}, or give a folder")
-    if name in PLACES:
-        return _mnist_like(name, path)
+    if name in ("mnist", "fashion_mnist"):
+        from cbir_utils.folders.mnist import load_mnist
+
+        return load_mnist(name, path)
     return _digits() if name == "digits" else _shapes(seed)
 
 
@@ -169,7 +144,7 @@ def scale(images):
     return np.asarray(images, dtype=np.float32) / np.float32(255)
 
 
-def _make_dataset(name, x_database, y_database, x_queries, y_queries, class_names=None):
+def make_dataset(name, x_database, y_database, x_queries, y_queries, class_names=None):
     """A dataset of four arrays; ``None`` stands for missing labels."""
     digest, splits = hashlib.sha256(), []
     for images, labels in ((x_database, y_database), (x_queries, y_queries)):
@@ -199,7 +174,7 @@ def _digits():
     small = np.round(bunch.images * (255 / 16)).astype(np.uint8)
     large = np.stack([np.asarray(Image.fromarray(i).resize((20, 20), Image.Resampling.BICUBIC)) for i in small])
     images = np.pad(large, ((0, 0), (4, 4), (4, 4)))
-    return _make_dataset("digits", images[:n], bunch.target[:n], images[n:], bunch.target[n:], DIGIT_NAMES)
+    return make_dataset("digits", images[:n], bunch.target[:n], images[n:], bunch.target[n:], DIGIT_NAMES)
 
 
 def _shapes(seed):
@@ -219,102 +194,4 @@ def _shapes(seed):
         # A pixel that the edge crosses is partly covered: brightness falls over the width of one pixel.
         covered = np.clip((circle if label == 2 else box) + 0.5, 0, 1)
         image[:] = np.round(rng.uniform(150, 255) * covered)
-    return _make_dataset("shapes", images[:n], labels[:n], images[n:], labels[n:], ("rectangle", "square", "circle"))
-
-
-def _mnist_like(name, path):
-    """MNIST or Fashion-MNIST from ``path``, or else from ``$CBIR_DATA_HOME``, or else from Keras's cache."""
-    if path:
-        return _verified(name, Path(path))
-    home = os.environ.get("CBIR_DATA_HOME")
-    places = [Path(home, place) for place in PLACES[name] if home]
-    for place in places:
-        if place.is_file() or (place.is_dir() and _idx_file(place, "train", "images")):
-            return _verified(name, place)
-    folder = "datasets" if name == "mnist" else "datasets/fashion-mnist"
-    cache = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras"), folder)
-    try:
-        for file, want in DOWNLOADS[name].items():
-            if not (cache / file).exists():
-                _download(file, want, cache)
-    except (OSError, http.client.HTTPException) as error:  # no name, no route, a time-out, a broken transfer
-        raise DatasetError(
-            f"{name} is not on this machine and cannot be downloaded ({getattr(error, 'reason', error)}). Put "
-            f"{', '.join(DOWNLOADS[name])} into one of: {'; '.join(map(str, [*places, cache]))} (the environment "
-            "variable CBIR_DATA_HOME names a folder of your own), or run with --dataset digits"
-        ) from error
-    return _verified(name, cache / "mnist.npz" if name == "mnist" else cache)
-
-
-def _download(file, want, folder):
-    """Fetch a file with the hash ``want`` from Keras's server; ``keras.utils.get_file`` would load TensorFlow."""
-    with urllib.request.urlopen(KERAS_ORIGIN + file, timeout=20) as response:
-        data = response.read()
-    if hashlib.new("sha256" if len(want) == 64 else "md5", data).hexdigest() != want:
-        raise DatasetError(f"{KERAS_ORIGIN}{file} answered with another file (not {want}); try another network")
-    with atomic_path(folder / file) as partial:
-        partial.write_bytes(data)
-
-
-def _verified(name, place):
-    """What a ``.npz`` file or a folder of IDX files holds, after making sure that it is what it is called."""
-    for file, want in DOWNLOADS[name].items() if name == "fashion_mnist" else ():
-        path = place / file
-        if not path.is_file() or hashlib.md5(path.read_bytes()).hexdigest() != want:
-            raise DatasetError(f"{path} is missing or not Fashion-MNIST's (MD5 {want}); fetch it again")
-    try:
-        if place.is_dir():
-            arrays = _read_idx_folder(place)
-        else:
-            with np.load(place, allow_pickle=False) as npz:
-                arrays = [npz[key] for key in ("x_train", "y_train", "x_test", "y_test")]
-        data = _make_dataset(name, *arrays, DIGIT_NAMES if name == "mnist" else FASHION_NAMES)
-    except Exception as error:  # a damaged zip surfaces as one of six exceptions of three libraries
-        raise DatasetError(f"{place} cannot be read ({error}); fetch it again, or run with --dataset digits") from error
-    if name == "mnist" and data.content_hash != MNIST_SHA256:
-        raise DatasetError(f"{place} is not MNIST (its content hash is not {MNIST_SHA256}); fetch it again")
-    return data
-
-
-def read_idx(path):
-    """Read one IDX file, plain or gzipped (by its ``.gz`` ending), into an array of the shape its header gives.
-
-    Raises :class:`DatasetError` for a file that is missing, damaged, too short or too long, or no IDX file.
-    """
-    path = Path(path)
-    try:
-        with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
-            data = file.read()
-        if len(data) < 4 or data[:2] != b"\0\0" or data[2] not in IDX_TYPES or data[3] == 0:
-            raise ValueError(f"wrong magic number {data[:4].hex()}")
-        dtype, ndim = np.dtype(IDX_TYPES[data[2]]), data[3]
-        shape = np.frombuffer(data, ">u4", ndim, offset=4).tolist()
-        array = np.frombuffer(data, dtype, offset=4 + 4 * ndim).reshape(shape)
-    except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise DatasetError(f"{path} cannot be read as an IDX file ({error}); fetch it again") from error
-    return array.astype(dtype.newbyteorder("="))
-
-
-def _idx_file(folder, split, what):
-    """The one file of a folder with the images or labels of a split (``"train"``, ``"t10k|test"``), or ``None``."""
-    found = sorted(p for p in Path(folder).iterdir() if re.search(f"({split}).*{what}-idx", p.name, re.IGNORECASE))
-    if len(found) > 1:
-        raise DatasetError(f"{folder}: {' and '.join(p.name for p in found)} hold the same {what}; keep one")
-    return next(iter(found), None)
-
-
-def _read_idx_folder(folder):
-    """The four arrays of a folder in MNIST's layout; labels are ``None`` where their file is missing."""
-    arrays = []
-    for split in ("train", "t10k|test"):
-        path, labels_path = _idx_file(folder, split, "images"), _idx_file(folder, split, "labels")
-        if path is None:
-            raise DatasetError(f"{folder}: there is no file {split.split('|')[0]}-images-idx3-ubyte.gz; add it")
-        images, labels = read_idx(path), None if labels_path is None else read_idx(labels_path)
-        if images.ndim not in (3, 4) or images.dtype != np.uint8 or not images.size:
-            raise DatasetError(f"{path}: images must be uint8 (N, H, W), but this holds {images.dtype} {images.shape}")
-        if labels is not None and len(labels) != len(images):
-            raise DatasetError(f"{labels_path} has {len(labels)} labels for {len(images)} images; fetch both again")
-        # QMNIST's labels have the class in the first of eight columns.
-        arrays += [images, labels[:, 0] if labels is not None and labels.ndim == 2 else labels]
-    return arrays
+    return make_dataset("shapes", images[:n], labels[:n], images[n:], labels[n:], ("rectangle", "square", "circle"))
