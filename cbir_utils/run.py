@@ -72,7 +72,7 @@ class Run(Store):
         with self._locked():
             self._note_files({name: self.path(name) for name in (f"{method}/index.faiss", f"{method}/index.json")})
 
-    def score(self, method, trainings, data, *, distance, first_seed=0, **facts):
+    def score(self, method, trainings, data, /, *, distance, first_seed=0, **facts):
         """Put a row into ``metrics.json``, and return it.
 
         ``trainings`` is what ``metrics.evaluate`` returns, or a list of it, one for each training; the seeds of these
