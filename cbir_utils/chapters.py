@@ -18,6 +18,7 @@ MADE_BY = {
     "fused/*": ("08", "08"),
     "binary/*": ("09", "09"),
     "binary_codes.json": ("09", "09"),
+    "rejects.csv": ("10", "10"),
     "*/codes_*.npy": ("06", "06"),
     "*/*coder.keras": ("06", "06"),
     "pca/*": ("06", "06"),

@@ -5,12 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from cbir_utils.datasets import load_dataset
 from cbir_utils.explorer.drawing import drawing_to_image, scale_and_centre
-from cbir_utils.index import Index
-from cbir_utils.methods.descriptors import pixels
 
 
 def test_a_bar_fills_the_box_and_stands_in_the_middle():
@@ -71,25 +67,3 @@ def test_a_drawing_becomes_an_image_of_the_database_s_form():
     for fit in (True, False):
         with pytest.raises(ValueError, match="the drawing is empty; draw something first"):
             drawing_to_image(np.zeros((9, 9), np.uint8), (28, 28, 1), fit=fit)
-
-
-def test_centring_matters():
-    """Digits drawn small and off the middle, as on a pad, and their nearest of the database by pixels."""
-    data = load_dataset("digits")
-    rng = np.random.default_rng(0)
-    drawn = []
-    for image in data.queries.images[:200, ..., 0]:
-        size = int(rng.integers(30, 90))
-        pad = np.zeros((112, 112), np.uint8)
-        y, x = rng.integers(0, 112 - size, 2)
-        pad[y : y + size, x : x + size] = np.asarray(Image.fromarray(image).resize((size, size)))
-        drawn.append(pad)
-    index = Index("cosine").add(
-        pixels(np.stack([scale_and_centre(i[..., 0]) for i in data.database.images])[..., None])
-    )
-    right = {}
-    for fit in (True, False):
-        asked = np.stack([drawing_to_image(pad, (28, 28, 1), fit=fit) for pad in drawn])
-        nearest = index.search(pixels(asked), 1).ids[:, 0]
-        right[fit] = np.mean(data.database.labels[nearest] == data.queries.labels[:200])
-    assert right[True] > 0.9 and right[False] < 0.4, right

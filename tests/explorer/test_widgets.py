@@ -172,32 +172,14 @@ def test_every_view_has_a_figure(opened):
 # -- what goes wrong ------------------------------------------------------------------------------------------------
 
 
-def huge_png():
-    """A PNG of 100 megapixels in a few bytes per row."""
-    return png(np.zeros((10_000, 10_000), bool))
-
-
-@pytest.mark.parametrize(
-    "name, content, message",
-    [
-        ("notes.txt", lambda: b"just text", "notes.txt cannot be a query: "),
-        ("nothing.png", lambda: b"", "nothing.png cannot be a query: "),
-        ("cut.png", lambda: png(np.eye(50, dtype=np.uint8))[:60], "cut.png cannot be a query: "),
-        ("huge.png", huge_png, "huge.png cannot be a query: more than 50,000,000 pixels"),
-    ],
-)
-def test_an_upload_that_is_no_image_is_named_and_changes_nothing(opened, name, content, message):
+def test_an_upload_that_is_no_image_is_named_and_changes_nothing(opened):
     before = opened.strip.answer
-    upload(opened, name, content())
-    assert opened.strip.error.startswith(message) and "\n" not in opened.strip.error
-    assert opened.strip.answer is before and opened.upload.value == ()
+    for name, content in (("notes.txt", b"just text"), ("cut.png", png(np.eye(50, dtype=np.uint8))[:60])):
+        upload(opened, name, content)
+        assert opened.strip.error.startswith(f"{name} cannot be a query: ") and "\n" not in opened.strip.error
+        assert opened.strip.answer is before and opened.upload.value == ()
     opened.row.value += 1
     assert opened.strip.error == ""
-
-
-def test_an_upload_of_one_pixel_is_answered(opened):
-    upload(opened, "dot.png", png(np.full((1, 1), 200, np.uint8)))
-    assert opened.strip.error == "" and len(ids(opened)) == 5
 
 
 def test_an_empty_drawing_is_named(opened):
