@@ -28,8 +28,8 @@ def _code_strip(code):
 def retrieval_steps(database, codes, query, query_code, hits, distances):
     """The steps of indexing and of querying (paper, figure 1), with real images, codes and distances.
 
-    Up to four ``database`` images with their ``codes``, the ``query`` with its code, up to five ``hits`` with ``distances``; codes
-    less the mean code.
+    Up to four ``database`` images with their ``codes``, the ``query`` with its code, up to five ``hits`` with their
+    ``distances``; codes less the mean code.
     """
     figure, ax = plt.subplots(figsize=(11, 5.2))
     ax.set(xlim=(0, 13), ylim=(0.2, 6.2))

@@ -1,6 +1,6 @@
 """What lessons need besides their subject: exercises that check themselves, and an end where labels are missing.
 
-A notebook holds each exercise as three cells: the task (Markdown), a cell tagged ``solution``, and one tagged ``check``.
+An exercise is three cells: the task (Markdown), a cell tagged ``solution``, and one tagged ``check``.
 """
 
 

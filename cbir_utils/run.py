@@ -8,19 +8,7 @@ from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 
-from cbir_utils.store import (
-    ArtifactError,
-    Store,
-    atomic_path,
-    machine,
-    package_versions,
-    partial_path,
-    sha256,
-    write_json,
-    write_npy,
-)
-
-__all__ = ["ArtifactError", "Run", "atomic_path", "machine", "package_versions", "sha256", "write_json"]
+from cbir_utils.store import ArtifactError, Store, partial_path, sha256, write_npy
 
 
 class Run(Store):

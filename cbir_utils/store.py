@@ -9,9 +9,10 @@ import json
 import os
 import platform
 import shlex
+import subprocess
 import sys
 import tempfile
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from functools import cache
 from importlib import metadata
@@ -299,3 +300,10 @@ def package_versions():
 def machine():
     """What the run is made on: system, processor architecture and number of cores."""
     return {"system": platform.system(), "architecture": platform.machine(), "cores": os.cpu_count()}
+
+
+def current_commit():
+    """The commit that the repository is at, with a mark if files differ from it; ``None`` outside a git clone."""
+    words = ["git", "describe", "--always", "--exclude=*", "--abbrev=40", "--dirty= with changes"]
+    with suppress(OSError):  # there is no git
+        return subprocess.run(words, cwd=Path(__file__).parent, capture_output=True, text=True).stdout.strip() or None

@@ -27,8 +27,9 @@ from cbir_utils.codes import unit_length
 from cbir_utils.datasets import load_dataset
 from cbir_utils.index import Hits, Index
 from cbir_utils.metrics import markdown_table
-from cbir_utils.run import Run, sha256, write_json
+from cbir_utils.run import Run
 from cbir_utils.scale.approximate import make_index
+from cbir_utils.store import sha256, write_json
 
 SIZES = [100_000, 1_000_000, 3_000_000, 10_000_000]
 K, QUERIES, BATCH, GROUP, GRID = 10, 1000, 20_000, 250, 5

@@ -437,7 +437,7 @@ def main():
             start = time.perf_counter()
             tasks[name] = in_its_own_process(given, task, threads)
             print(f"  measured in {time.perf_counter() - start:,.0f} s", flush=True)
-    from cbir_utils.run import write_json
+    from cbir_utils.store import write_json
 
     path = Path(given.results) / FILE
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 
 from cbir_utils.datasets import Dataset, Split
 from cbir_utils.index import Index
-from cbir_utils.run import ArtifactError, Run
+from cbir_utils.run import Run
+from cbir_utils.store import ArtifactError
 
 CODES = np.arange(12, dtype=np.float32).reshape(4, 3)
 

@@ -24,7 +24,8 @@ from cbir_utils.index import METRICS
 from cbir_utils.methods.corruptions import CORRUPTIONS, corrupt
 from cbir_utils.plots import short
 from cbir_utils.retrieval.retriever import Retriever, available_methods, fit_query, run_data
-from cbir_utils.run import ArtifactError, Run
+from cbir_utils.run import Run
+from cbir_utils.store import ArtifactError
 
 #: What may go wrong with an input or a method; it is told in one sentence.
 FAILURES = (ArtifactError, ValueError, OSError, MemoryError)

@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from cbir_utils.datasets import Dataset, DatasetError, Split, dataset_name
 from cbir_utils.folders.files import image_or_reason
-from cbir_utils.run import atomic_path, sha256, write_json
+from cbir_utils.store import atomic_path, sha256, write_json
 
 #: Of a folder with more images than this, so many are the queries.
 MAX_QUERIES = 10_000

@@ -11,7 +11,7 @@ from scipy.stats import binomtest, permutation_test
 
 from cbir_utils import metrics
 from cbir_utils.paper.evidence import COMPARED, FAILS, HOLDS, IN_PART
-from cbir_utils.run import ArtifactError
+from cbir_utils.store import ArtifactError
 
 PACKAGE = Path(__file__).resolve().parents[1]
 

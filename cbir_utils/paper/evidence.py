@@ -15,7 +15,7 @@ from cbir_utils.datasets import DatasetError
 from cbir_utils.index import Index
 from cbir_utils.methods import descriptors
 from cbir_utils.retrieval.retriever import run_data
-from cbir_utils.run import ArtifactError
+from cbir_utils.store import ArtifactError
 
 ROOT = Path(__file__).resolve().parents[2]
 

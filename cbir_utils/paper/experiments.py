@@ -20,7 +20,7 @@ from cbir_utils.methods.contrastive import build_contrastive, fit_contrastive
 from cbir_utils.methods.views import Augmentation
 from cbir_utils.models import build_convolutional
 from cbir_utils.paper.claims import gain
-from cbir_utils.run import ArtifactError, package_versions
+from cbir_utils.store import ArtifactError, package_versions
 from cbir_utils.training import encode, fit
 
 #: How the same training is repeated: whether on one core, and TensorFlow's switch for oneDNN.

@@ -13,7 +13,7 @@ from cbir_utils import index, metrics
 from cbir_utils.datasets import scale
 from cbir_utils.paper.claims import share
 from cbir_utils.paper.evidence import FAILS, HOLDS, IN_PART
-from cbir_utils.run import ArtifactError
+from cbir_utils.store import ArtifactError
 
 
 def figures(evidence):

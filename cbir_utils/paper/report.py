@@ -7,9 +7,7 @@ makes it. The page's text and style are in ``report.html.j2``, the sentences of 
 import base64
 import inspect
 import re
-import subprocess
 from collections import Counter
-from contextlib import suppress
 from pathlib import Path
 
 from markupsafe import Markup, escape
@@ -18,7 +16,7 @@ from cbir_utils.metrics import markdown_table
 from cbir_utils.paper.claims import claims, paired_tests
 from cbir_utils.paper.evidence import FAILS, HOLDS, IN_PART, ROOT, UNKNOWN, Evidence, templates
 from cbir_utils.paper.figures import equations, figures
-from cbir_utils.run import ArtifactError
+from cbir_utils.store import ArtifactError, current_commit
 
 
 def write_report(run):
@@ -66,13 +64,6 @@ def _or_error(make):
         return make()
     except ArtifactError as error:
         return error
-
-
-def current_commit():
-    """The commit that the repository is at, with a mark if files differ from it; ``None`` outside a git clone."""
-    words = ["git", "describe", "--always", "--exclude=*", "--abbrev=40", "--dirty= with changes"]
-    with suppress(OSError):  # there is no git
-        return subprocess.run(words, cwd=ROOT, capture_output=True, text=True).stdout.strip() or None
 
 
 # -- filters of the template ----------------------------------------------------------------------------------------

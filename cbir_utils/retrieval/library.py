@@ -19,7 +19,7 @@ from cbir_utils.retrieval.retriever import (
     fit_query,
     load_encoder,
 )
-from cbir_utils.run import atomic_path
+from cbir_utils.store import atomic_path
 
 
 def query_file(run, data, file, k=5, *, method=None, metric="cosine", picture=None):

@@ -14,7 +14,7 @@ from cbir_utils.datasets import is_light, load_dataset
 from cbir_utils.index import Index
 from cbir_utils.methods import descriptors
 from cbir_utils.methods.manifold import DiffusionMap, fuse
-from cbir_utils.run import ArtifactError
+from cbir_utils.store import ArtifactError
 
 #: What each method needs besides its codes, best method first (by mAP on MNIST). A method without a network of its own
 #: uses another's.

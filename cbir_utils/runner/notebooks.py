@@ -11,7 +11,7 @@ from pathlib import Path
 
 import yaml
 
-from cbir_utils.run import ArtifactError, atomic_path, machine, package_versions
+from cbir_utils.store import ArtifactError, atomic_path, current_commit, machine, package_versions
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = ROOT / "notebooks"
@@ -145,8 +145,6 @@ def run_step(run, notebook, parameters, data, **options):
     ``data`` are facts about the dataset, such as its content hash; ``options`` are those of :func:`execute`. A step
     that fails or is stopped keeps no key, so it is not done.
     """
-    from cbir_utils.paper.report import current_commit
-
     wrote = run.manifest.get("steps", {}).get(notebook.stem, {}).get("wrote", [])
     run.record(steps={notebook.stem: {"key": None, "wrote": wrote}})
     step = {"commit": current_commit(), "packages": package_versions(), "machine": machine()}

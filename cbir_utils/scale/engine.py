@@ -15,7 +15,7 @@ from contextlib import suppress
 from functools import cache, partial
 from pathlib import Path
 
-from cbir_utils.run import sha256
+from cbir_utils.store import sha256
 
 SEAL = "seal.json"
 

@@ -27,8 +27,9 @@ from tqdm.auto import tqdm
 from cbir_utils.datasets import DatasetError, folder_kind, load_dataset
 from cbir_utils.folders.files import UnreadableImageError, read_image
 from cbir_utils.folders.folder import list_files, save_rejects
-from cbir_utils.run import ArtifactError, Run, atomic_path, sha256, write_json
+from cbir_utils.run import Run
 from cbir_utils.scale.workers import ShardError, encoded, parquet
+from cbir_utils.store import ArtifactError, atomic_path, sha256, write_json
 
 #: Of the shards and their manifest.
 FORMAT = 2

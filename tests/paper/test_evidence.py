@@ -10,7 +10,8 @@ from cbir_utils.datasets import Split
 from cbir_utils.paper import evidence as module
 from cbir_utils.paper.claims import five_hits
 from cbir_utils.paper.evidence import UNKNOWN, Evidence
-from cbir_utils.run import ArtifactError, Run
+from cbir_utils.run import Run
+from cbir_utils.store import ArtifactError
 
 
 @pytest.fixture

@@ -11,7 +11,8 @@ from cbir_utils.datasets import load_dataset
 from cbir_utils.folders.files import UnreadableImageError
 from cbir_utils.retrieval.library import Added, add_folder, add_images, query_file
 from cbir_utils.retrieval.retriever import Retriever
-from cbir_utils.run import ArtifactError, Run
+from cbir_utils.run import Run
+from cbir_utils.store import ArtifactError
 
 NAMES = ["a.png", "b.png", "c.png", "d.png", "e.png"]
 NEW = load_dataset("shapes", seed=9).queries.images[:5]

@@ -12,7 +12,8 @@ from cbir_utils.methods import descriptors
 from cbir_utils.methods.binary import IterativeQuantization
 from cbir_utils.retrieval.learn import learn_fused
 from cbir_utils.retrieval.retriever import NEEDS, Retriever, available_methods, fit_query, load_encoder, run_data
-from cbir_utils.run import ArtifactError, Run
+from cbir_utils.run import Run
+from cbir_utils.store import ArtifactError
 
 LEARNED = ("fused", "manifold", "contrastive", "joint")
 

@@ -10,7 +10,6 @@ import time
 import nbformat
 import pytest
 
-from cbir_utils.paper import report
 from cbir_utils.run import Run
 from cbir_utils.runner import cli, notebooks
 from cbir_utils.runner.notebooks import load_profile, parameters_for, parse_assignment, select_notebooks, time_left
@@ -220,9 +219,9 @@ def test_other_data_under_the_same_name_are_noticed(three, run, ran, write):
 
 
 def test_each_step_notes_what_it_was_run_with(three, run, monkeypatch):
-    monkeypatch.setattr(report, "current_commit", lambda: "first")
+    monkeypatch.setattr(notebooks, "current_commit", lambda: "first")
     assert run("--resume") == 0
-    monkeypatch.setattr(report, "current_commit", lambda: "second")
+    monkeypatch.setattr(notebooks, "current_commit", lambda: "second")
     monkeypatch.setattr(notebooks, "package_versions", lambda: {"numpy": "9"})
     monkeypatch.setattr(notebooks, "machine", lambda: {"cores": 99})
     assert run("--resume", "-p", "last=2") == 0

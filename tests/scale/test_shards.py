@@ -21,10 +21,10 @@ from PIL import Image
 from cbir_utils.datasets import DatasetError, load_dataset
 from cbir_utils.folders.folder import read_folder
 from cbir_utils.models import keras
-from cbir_utils.run import sha256
 from cbir_utils.scale import shards as scale
 from cbir_utils.scale import workers
 from cbir_utils.scale.shards import Encoded, ShardError, encode_shards, load_codes, read_shards
+from cbir_utils.store import sha256
 from cbir_utils.training import encode
 
 ROOT = Path(__file__).resolve().parents[2]
