@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 
+from cbir_utils.datasets import folder_kind
 from cbir_utils.store import ArtifactError, Store, partial_path, sha256, write_npy
 
 
@@ -117,7 +118,7 @@ class Run(Store):
 
         Another folder of the same name, with other images, is refused.
         """
-        source = str(Path(source).resolve()) if Path(source).is_dir() else str(source)
+        source = str(Path(source).resolve() if folder_kind(source) else source)
         known = self.manifest
         noted, same_content = known.get("source", source), known.get("content_hash") == content_hash
         if noted != source and not same_content:
