@@ -17,7 +17,8 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
-from cbir_utils.runner import cli as pipeline
+from cbir_utils.chapters import made_by
+from cbir_utils.runner import cli, notebooks
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -53,12 +54,12 @@ ONLY_IN = {
     "keras": {"models", "training", "methods.contrastive", "methods.family", "methods.views"},
     "tensorflow": set(),
     "faiss": {"index", "methods.binary", "scale.approximate"},
-    "ray": {"scale.shards"},
-    "pyarrow": {"scale.shards"},
-    "pymilvus": {"scale.collection"},
-    "matplotlib": {"diagrams", "plots", "primer", "methods.plots", "scale.plots", "explorer.plots", "explorer.answers"},
-    "ipywidgets": {"explorer.answers"},
-    "anywidget": {"explorer.answers"},
+    "ray": {"scale.workers"},
+    "pyarrow": {"scale.shards", "scale.workers"},
+    "pymilvus": {"scale.engine"},
+    "matplotlib": {"diagrams", "plots", "primer", "methods.plots", "scale.plots", "explorer.plots"},
+    "ipywidgets": {"explorer.widgets"},
+    "anywidget": {"explorer.widgets"},
     "papermill": {"runner.notebooks"},
 }
 #: ``load_dataset`` opens ``folders`` when it is given a folder.
@@ -102,6 +103,7 @@ def imported(path):
     return names
 
 
+SEARCHING = {"methods", "retrieval", "scale"}
 MODULES = sorted(
     path for path in (ROOT / "cbir_utils").rglob("*.py") if path.name not in ("__init__.py", "__main__.py")
 )
@@ -117,11 +119,13 @@ def room_of(name):
     return "core" if name.split(".")[0] in CORE else name.split(".")[0]
 
 
+#: Every module that learns or searches, but for plots and tables: those that draw what the evaluation found.
 LEARNS_OR_SEARCHES = [
-    "codes", "index", "models", "training", "methods.binary", "methods.contrastive", "methods.corruptions",
-    "methods.descriptors", "methods.family", "methods.manifold", "methods.views", "folders.duplicates",
-    "scale.approximate", "scale.collection",
-]  # fmt: skip
+    name
+    for name in map(name_of, MODULES)
+    if (name in {"codes", "index", "models", "training", "folders.duplicates"} or room_of(name) in SEARCHING)
+    and not name.endswith((".plots", ".tables"))
+]
 
 
 @pytest.mark.parametrize("name", LEARNS_OR_SEARCHES)
@@ -144,6 +148,39 @@ def test_imports_point_one_way(path):
     libraries = {n.split(".")[0] for n in names}
     for library, homes in ONLY_IN.items():
         assert library not in libraries or name in homes, f"{name} imports {library}"
+
+
+def code_lines(node):
+    """The lines of a function without its docstring."""
+    return node.end_lineno - (node.body[1].lineno if ast.get_docstring(node) and node.body[1:] else node.lineno) + 1
+
+
+def test_the_house_stays_small():
+    """The core is what a workshop participant reads; a module fits on a few screens, a function on one."""
+    lines = {name_of(path): len(path.read_text().splitlines()) for path in MODULES}
+    assert sum(count for name, count in lines.items() if name in CORE) <= 1800
+    assert sum(lines.values()) <= 6000
+    assert not {name: count for name, count in lines.items() if count > 350}
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef):
+                assert node.end_lineno - node.lineno < 220, f"{name_of(path)}.{node.name}"
+            elif isinstance(node, ast.FunctionDef):
+                assert code_lines(node) <= 50, f"{name_of(path)}.{node.name}"
+
+
+def test_the_notebook_that_makes_an_artifact_is_the_one_named_in_errors():
+    saves = r'run\.(keep|keep_model|keep_index|save_json|save_array|writing)\(\s*\\?"([^"{\\]+)'
+    found = 0
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        for call, name in re.findall(saves, path.read_text()):
+            name += {"keep": "/codes_database.npy", "keep_model": "/encoder.keras", "keep_index": "/index.faiss"}.get(
+                call, ""
+            )
+            first, last = made_by(name)
+            assert first <= path.name[:2] <= last, f"{path.stem} makes {name}"
+            found += 1
+    assert found > 10
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "notebooks").rglob("*.ipynb")), ids=lambda path: path.stem)
@@ -177,15 +214,11 @@ def test_every_command_of_the_readme_exists():
         words = words[1:] if "=" in words[0] else words  # VARIABLE=value before the command
         if words[0] == "make":
             assert words[1] in targets, line
-        elif words[:3] == ["python", "-m", "cbir_utils"] and words[-1] == "--help":
-            with pytest.raises(SystemExit, match="0"):
-                arguments, every = pipeline.parser().parse_args(words[3:]), pipeline.select_notebooks(0, 99)
-            given = dict(pipeline.parse_assignment(text) for text in getattr(arguments, "parameter", []))
-            pipeline.assign_parameters(given, every, every)
         elif words[:3] == ["python", "-m", "cbir_utils"]:
-            arguments, every = pipeline.parser().parse_args(words[3:]), pipeline.select_notebooks(0, 99)
-            given = dict(pipeline.parse_assignment(text) for text in getattr(arguments, "parameter", []))
-            pipeline.assign_parameters(given, every, every)
+            words = [word for word in words[3:] if word != "--help"]
+            arguments, every = cli.parser().parse_args(words), notebooks.select_notebooks(0, 99)
+            given = dict(notebooks.parse_assignment(text) for text in getattr(arguments, "parameter", []))
+            notebooks.parameters_for(every, {}, given)
         else:
             assert words[0] in ("source", "conda"), line
 
@@ -195,11 +228,8 @@ def test_the_readme_s_python_example_runs(tmp_path):
     code = re.search(r"```python\n(.*?)```", README, flags=re.S)[1]
     assert len(code.strip().splitlines()) <= 10
     prepare = (
-        "import numpy as np; from cbir_utils.run import Run; r = Run('digits');"
-        "[r.save_array(f'convolutional/codes_{n}.npy', np.random.default_rng(0).random((c, 8), np.float32))"
-        " for n, c in (('database', 1437), ('queries', 360))];"
-        "from cbir_utils.datasets import load_dataset; d = load_dataset('digits');"
-        "r.save_array('labels_database.npy', d.database.labels); r.save_array('labels_queries.npy', d.queries.labels)\n"
+        "import numpy as np; from cbir_utils.run import Run; rng = np.random.default_rng(0);"
+        "Run('digits').keep('convolutional', rng.random((1437, 8), np.float32), rng.random((360, 8), np.float32))\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
