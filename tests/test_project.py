@@ -135,7 +135,7 @@ def test_what_learns_or_searches_has_no_name_for_labels(name):
     names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
     names |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
     names |= {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg | ast.keyword) and node.arg}
-    assert not {n for n in names if re.search(r"label|target|(^|_)y_(?!pred)|class_names", n)}
+    assert not {n for n in names if re.search(r"label|(^|_)targets?$|(^|_)y_(?!pred)|class_names", n)}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
