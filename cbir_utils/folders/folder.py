@@ -8,7 +8,7 @@ import os
 import warnings
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext, redirect_stderr
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -102,7 +102,7 @@ def read_folder(folder, *, size=None, channels=None, path=None):
     names, rejects = list_files(folder)
     ids, rejects = [], list(rejects)
     # Warning filters belong to the whole process, so this stands around the threads, never inside one.
-    with warnings.catch_warnings(action="ignore"), ThreadPoolExecutor(os.cpu_count()) as pool:
+    with warnings.catch_warnings(action="ignore"), _silent_decoders(), ThreadPoolExecutor(os.cpu_count()) as pool:
         if channels is None:
             channels = 3 if _in_colour(folder, names, pool) else 1
         size = size or (GREY_SIZE if channels == 1 else COLOUR_SIZE)
@@ -128,6 +128,17 @@ def read_folder(folder, *, size=None, channels=None, path=None):
     else:
         images = np.load(path, mmap_mode="r", allow_pickle=False)
     return ImageFolder(images, tuple(ids), rejects)
+
+
+@contextmanager
+def _silent_decoders():
+    """Spare the reader what libtiff says of damaged files on file descriptor 2; the progress bar still gets there."""
+    with open(os.dup(2), "w") as terminal, open(os.devnull, "w") as nowhere, redirect_stderr(terminal):
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(terminal.fileno(), 2)
 
 
 def _write_header(file, *shape):

@@ -14,14 +14,14 @@ LOOKS = [
 
 
 def methods_ranked(ax, rows):
-    """Methods from the best mAP down, each a bar with its interval, P@5 as a diamond and its bytes per image."""
+    """Methods from the best mAP down, each a bar with its interval, and P@5, where there is one, as a diamond."""
     rows = sorted(rows, key=lambda row: row["mAP"])
     for y, row in enumerate(rows):
         trained = row.get("weights", 0) > 0
         ax.barh(y, row["mAP"], color=BLUE if trained else GREY, hatch="" if trained else "//", alpha=0.75)
         low, high = row["mAP_interval"]
         ax.plot([low, high], [y, y], color="black", linewidth=3)
-        ax.plot([row["P@5"]], [y], "D", color=ORANGE, markersize=9)
+        ax.plot([row.get("P@5", np.nan)], [y], "D", color=ORANGE, markersize=9)
         ax.text(high + 0.012, y, f"{row['mAP']:.3f}", va="center", fontsize=11)
     ax.set(yticks=range(len(rows)), yticklabels=[r["method"] for r in rows], xlim=(0, 1.02), xlabel="mean over queries")
     ax.plot([], [], "D", color=ORANGE, label="P@5")

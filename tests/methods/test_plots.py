@@ -11,6 +11,7 @@ from figures import nothing_is_shown, texts
 from cbir_utils.methods import plots
 from cbir_utils.methods.contrastive import ContrastiveHistory
 from cbir_utils.methods.corruptions import CORRUPTIONS
+from cbir_utils.methods.tables import family_table
 
 __all__ = ["nothing_is_shown"]
 
@@ -21,10 +22,21 @@ def result(method, quality, **more):
 
 def test_methods_are_ranked_by_map_and_trained_ones_look_different():
     ax = plt.figure().add_subplot()
-    plots.methods_ranked(ax, [result("a", 0.5, weights=9), result("b", 0.7, weights=0), result("c", 0.6, weights=9)])
+    rows = [result("a", 0.5, weights=9), result("b", 0.7, weights=0), result("c", 0.6, weights=9)]
+    del rows[2]["P@5"]  # as in a folder of fewer than five images
+    plots.methods_ranked(ax, rows)
     assert [label.get_text() for label in ax.get_yticklabels()] == ["a", "c", "b"]
     assert ax.get_title() == "Best mAP: 0.700 (b)"
     assert [bar.get_hatch() for bar in ax.patches[:3]] == ["", "", "//"]
+
+
+def test_a_table_of_few_images_has_dashes_for_what_their_rankings_lack():
+    measured = {"P@1": 0.9, "R-precision": 0.5, "bytes_per_image": 512, "train_seconds": 3.0, "trainings": 3}
+    row = {**result("sparse", 0.6, weights=1234, reconstruction_error=None, collapsed=1), **measured}
+    del row["P@5"]
+    cells = [cell.strip() for cell in family_table([row]).splitlines()[2].strip("|").split("|")]
+    assert cells[:6] == ["sparse", "0.900", "–", "–", "0.500", "0.600 [0.590, 0.610]"]
+    assert cells[6:] == ["1,234", "512", "3", "–", "1 of 3"]
 
 
 def test_reconstruction_against_retrieval_states_the_correlation():
