@@ -7,10 +7,10 @@ import numpy as np
 from cbir_utils.explorer import plots
 from cbir_utils.index import Index
 from cbir_utils.methods.descriptors import Projection
-from cbir_utils.plots import query_and_hits, short
+from cbir_utils.plots import short
 
-#: Images on the map of codes (more would be slower and show no more), and on the path from a query to a hit.
-ON_THE_MAP, STEPS = 2000, 7
+#: Images on the map of codes: more would be slower and show no more.
+ON_THE_MAP = 2000
 
 
 class Query(NamedTuple):
@@ -46,17 +46,19 @@ class Answer:
     def path(self, rank):
         """The images decoded on the way to the hit of this rank; no figure where the method has no decoder."""
         hit = self.images[rank - 1]
-        decoded = self.retriever.between(self.image, hit, STEPS)
+        decoded = self.retriever.between(self.image, hit)
         if decoded is None:
             return None, f"The codes of {self.retriever.method} cannot be decoded: there is no path to show."
         figure = plots.decoded_path(self.image, hit, decoded, rank, self.distances[rank - 1])
-        return figure, f"{STEPS} images decoded on the way from the query's code to that of hit {rank}"
+        return figure, f"{len(decoded)} images decoded on the way from the query's code to that of hit {rank}"
 
     def occlusion(self, rank):
         """Which parts of the query speak for the hit of this rank."""
-        distance = self.distances[rank - 1]
-        measure = distance_to(self.retriever, self.rows[rank - 1])
-        changes = occlusion_map(measure, self.image, 255 * self.retriever.data.light)
+        by, distance = self.retriever, self.distances[rank - 1]
+        hit = Index(by.metric).add(by.codes[[self.rows[rank - 1]]])
+        changes = occlusion_map(
+            lambda images: hit.search(by.encode(images), 1).distances[:, 0], self.image, 255 * by.data.light
+        )
         return plots.occlusion(self.image, self.images[rank - 1], changes, rank, distance), (
             f"Map of the query: covering a part changes the distance to hit {rank} of {short(distance)} "
             f"by {changes.min():+.2g} to {changes.max():+.2g}"
@@ -71,22 +73,12 @@ class Answer:
         figure = plots.where_it_is(code_map.project(codes), images, query=0, hits=hits, share=code_map.share)
         return figure, f"Map of the codes with the query and its {len(hits)} hits"
 
-    def figures(self, rank, code_map):
-        """All that explains the hit of this rank, ``{name: Figure}``; the path is ``None`` without a decoder."""
-        return {
-            "hits": query_and_hits(self.image, self.images, self.distances),
-            "path": self.path(rank)[0],
-            "occlusion": self.occlusion(rank)[0],
-            "where": self.where(code_map)[0],
-        }
-
 
 def occlusion_map(distance, image, background=0):
     """How much each part of a query matters for its distance to a hit (Zeiler and Fergus 2014, section 4.2).
 
     A square patch of ``background`` (0 for black, 255 for white) covers every part of ``image`` ``(H, W, C)`` uint8 in
     turn: a fifth of its shorter side, half a patch apart. ``distance`` takes images ``(Q, H, W, C)``, returns ``(Q,)``.
-
     Returns ``(H, W)`` float32: for each pixel the mean change of the distance over all patches that cover it. Above 0
     the part speaks for the hit: without it the hit is farther away.
     """
@@ -104,17 +96,9 @@ def occlusion_map(distance, image, background=0):
     return (change / covered.sum(axis=0)).astype(np.float32)
 
 
-def distance_to(retriever, row):
-    """The function that measures how far images are from one of the database, as ``retriever`` measures it."""
-    index = Index(retriever.metric).add(np.ascontiguousarray(retriever.codes[[row]]))
-    return lambda images: index.search(retriever.encode(images), 1).distances[:, 0]
-
-
 def map_codes(codes):
     """A :class:`CodeMap` of codes ``(N, D)`` float32, fitted to at most ``ON_THE_MAP`` of them, drawn at random."""
     rows = np.random.default_rng(0).permutation(len(codes))[:ON_THE_MAP]
     some = np.asarray(codes[rows])
-    with np.errstate(invalid="ignore"):  # of codes that are all alike
-        project = Projection.fit(some, 2, seed=0)
-    total = some.var(axis=0).sum()
-    return CodeMap(rows, project, float(project(some).var(axis=0).sum() / total) if total > 0 else 1.0)
+    project = Projection.fit(some, 2)
+    return CodeMap(rows, project, float(project(some).var(axis=0).sum() / max(some.var(axis=0).sum(), 1e-12)))

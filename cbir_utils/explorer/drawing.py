@@ -38,12 +38,10 @@ def scale_and_centre(ink, side=28):
     height, width = (max(1, round(length * factor)) for length in ink.shape)
     # Pillow's bilinear filter widens with the reduction, so that every pixel of the ink counts.
     ink = np.asarray(Image.fromarray(ink).resize((width, height), Image.Resampling.BILINEAR))
-    y, x = (_start(ink.sum(axis=axis, dtype=np.float64), side) for axis in (1, 0))
-    return np.pad(ink, ((y, side - height - y), (x, side - width - x)))
-
-
-def _start(mass, side):
-    """Where the ink has to start, along one axis, to have its centre of mass in the middle and be inside."""
-    # Faint ink can vanish in scaling; then the middle of its box stands for its centre of mass.
-    middle = np.average(np.arange(len(mass)), weights=mass if mass.any() else None)
-    return int(np.clip(round(side / 2 - middle), 0, side - len(mass)))
+    padding = []
+    for mass in (ink.sum(axis=1, dtype=float), ink.sum(axis=0, dtype=float)):
+        # Faint ink can vanish in scaling; then the middle of its box stands for its centre of mass.
+        middle = np.average(np.arange(len(mass)), weights=mass if mass.any() else None)
+        start = int(np.clip(round(side / 2 - middle), 0, side - len(mass)))
+        padding.append((start, side - len(mass) - start))
+    return np.pad(ink, padding)

@@ -58,7 +58,6 @@ function render({ model, el }) {
       id.textContent = hit.id;
       label.textContent = hit.label;
       element.title = `Search with image ${hit.id}`;
-      element.dataset.row = hit.row;
       element.setAttribute("aria-label", `Hit ${i + 1}: image ${hit.id}, distance ${hit.distance}${hit.label && ", label " + hit.label}. Search with it.`);
     });
     name_sliders();

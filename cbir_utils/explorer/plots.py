@@ -41,9 +41,9 @@ def occlusion(query, hit, changes, rank, distance):
     if grey.min() < 128 < grey.max():
         axes[2].contour(grey, [128], colors="black", linewidths=1)
     halo = [withStroke(linewidth=4, foreground="white")]
-    for place, sign in ((changes.argmax(), "+"), (changes.argmin(), "–")):
-        y, x = np.unravel_index(place, changes.shape)
-        if (changes[y, x] if sign == "+" else -changes[y, x]) > limit / 20:
+    for sign, signed in (("+", changes), ("–", -changes)):
+        y, x = np.unravel_index(signed.argmax(), changes.shape)
+        if signed[y, x] > limit / 20:
             axes[2].text(x, y, sign, path_effects=halo, **CENTRED, fontsize=22)
     axes[2].set(xticks=[], yticks=[])
     axes[2].set_title("change when covered", fontsize=12, fontweight="normal")
@@ -96,6 +96,5 @@ def picture(figure):
 def data_url(image):
     """An image ``(H, W, C)`` uint8 as the text of a ``data:`` URL (PNG), for ``<img src>``."""
     buffer = io.BytesIO()
-    image = np.asarray(image)
     Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(buffer, "PNG", compress_level=1)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

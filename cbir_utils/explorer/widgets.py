@@ -22,7 +22,7 @@ from cbir_utils.explorer.plots import data_url, picture
 from cbir_utils.folders.files import UnreadableImageError, read_image
 from cbir_utils.index import METRICS
 from cbir_utils.methods.corruptions import CORRUPTIONS, corrupt
-from cbir_utils.plots import short
+from cbir_utils.plots import query_and_hits, short
 from cbir_utils.retrieval.retriever import Retriever, available_methods, fit_query, run_data
 from cbir_utils.run import Run
 from cbir_utils.store import ArtifactError
@@ -46,9 +46,8 @@ class DrawingPad(anywidget.AnyWidget):
     number = traitlets.Int(0).tag(sync=True, echo_update=False)
 
     def ink(self):
-        """The drawing as ``(side, side)`` uint8; black if what came is no picture."""
-        pixels = np.frombuffer(self.pixels, np.uint8)
-        return (pixels if pixels.size == self.side**2 else np.zeros(self.side**2, np.uint8)).reshape(self.side, -1)
+        """The drawing as ``(side, side)`` uint8."""
+        return np.frombuffer(self.pixels, np.uint8).reshape(self.side, -1)
 
 
 class HitStrip(anywidget.AnyWidget):
@@ -87,8 +86,6 @@ class Explorer:
         if failure:
             self._tell(failure)
 
-    # -- what it consists of --------------------------------------------------------------------------------------
-
     def _make_controls(self, methods, k):
         self.pad, self.strip = DrawingPad(light=self.data.light), HitStrip()
         self.fit = widgets.Checkbox(True, description="fit as MNIST does", indent=False)
@@ -100,11 +97,11 @@ class Explorer:
         self.method = widgets.Dropdown(options=methods, value=self.retriever.method, description="method")
         self.metric = widgets.Dropdown(options=METRICS, value=self.retriever.metric, description="metric")
         self.count = widgets.IntSlider(k, 1, max(20, k), description="hits")
-        unlabelled = self.data.database.labels is None
-        self.labels = widgets.Checkbox(False, description="show labels", indent=False, disabled=unlabelled)
-        self.why, self.where = (
-            widgets.Checkbox(False, description=what, indent=False) for what in ("why this hit", "where it is")
+        self.labels, self.why, self.where = (
+            widgets.Checkbox(False, description=what, indent=False)
+            for what in ("show labels", "why this hit", "where it is")
         )
+        self.labels.disabled = self.data.database.labels is None
         self.hit = widgets.Dropdown(options=range(1, k + 1), description="for hit")
         self.why_view, self.where_view = widgets.HTML(), widgets.HTML()
         for name, control in vars(self).items():
@@ -113,22 +110,19 @@ class Explorer:
         self._set_strength()
 
     def _laid_out(self):
-        """The widgets in their boxes; the style sheet says where these are."""
+        """The widgets in their boxes, a text as a heading; the style sheet says where these are."""
 
         def box(name, *children):
-            made = widgets.Box(children)
+            made = widgets.Box([widgets.HTML(f"<h3>{c}</h3>") if isinstance(c, str) else c for c in children])
             made.add_class(f"cbir-{name}")
             return made
 
-        def heading(text):
-            return widgets.HTML(f"<h3>{text}</h3>")
-
-        draw = box("draw", heading("Draw a query ..."), self.pad, self.fit)
+        draw = box("draw", "Draw a query ...", self.pad, self.fit)
         settings = box("row", self.method, self.metric, self.count, self.labels)
         explained = box("row", self.why, self.hit), self.why_view, self.where, self.where_view
-        found = box("found", heading("Hits"), settings, self.strip, *explained)
-        spoil = heading("Spoil it"), self.corruption, self.strength, self.unit
-        choose = box("choose", heading("... or choose one"), self.row, box("row", self.random, self.upload), *spoil)
+        found = box("found", "Hits", settings, self.strip, *explained)
+        spoil = "Spoil it", self.corruption, self.strength, self.unit
+        choose = box("choose", "... or choose one", self.row, box("row", self.random, self.upload), *spoil)
         return box("explorer", box("columns", draw, found, choose))
 
     def _observe(self):
@@ -149,12 +143,9 @@ class Explorer:
         self.random.on_click(lambda _: self._ask_at_random())
         self.strip.on_msg(lambda _, message, __: self.back() if message.get("back") else self.pick(message["pick"]))
 
-    # -- from an input to a query -----------------------------------------------------------------------------------
-
     def ask(self, query):
         """Search with a :class:`Query`; the one before it can be had back."""
-        going_on = self.query and query.drawing is not None and self.query.drawing is not None
-        if self.query and not going_on:  # the pictures of one drawing are one step
+        if self.query and not (query.drawing and self.query.drawing):  # the pictures of one drawing are one step
             self._past.append(self.query)
         self.query = query
         self._search()
@@ -187,7 +178,7 @@ class Explorer:
             self.ask(Query(image, "a drawing", drawing=self.pad.number))
 
     def _draw_again(self):
-        if self.query.drawing is not None:
+        if self.query.drawing:
             self._draw()
 
     def _take_upload(self):
@@ -218,8 +209,6 @@ class Explorer:
             self.strength.step = (high - low) / 40
         self.unit.value = f"<p class='cbir-note'>In {escape(corruption.unit)}; 0 leaves the query as it is.</p>"
 
-    # -- from a query to its answer -----------------------------------------------------------------------------------
-
     def _search(self):
         """Search with the query as the corruption leaves it, and show the answer."""
         begun = time.perf_counter()
@@ -229,9 +218,15 @@ class Explorer:
             self.answer = Answer(self.retriever, image, self.count.value, self.query.row)
             shown = {"query": {"src": data_url(image), "what": self.query.what}, "hits": list(self._hits())}
             ms = round(1000 * (time.perf_counter() - begun), 1)
-            facts = {"ms": ms, "past": len(self._past), "method": self.retriever.method, "drawing": self.query.drawing}
+            by, spoilt = self.retriever, f" with {kind} {strength:.3g}" if strength else ""
+            encoder = f"encoder {by.encoder_hash[:12]}" if by.encoder_hash else "no encoder"
+            shown["status"] = (
+                f"Searched with {self.query.what}{spoilt}, by {by.method} ({encoder}) and {by.metric} distance: "
+                f"{len(self.answer.rows)} of {len(by):,} images in {ms} ms."
+            )
+            facts = {"ms": ms, "past": len(self._past), "method": by.method, "drawing": self.query.drawing}
             serial = self.strip.answer.get("serial", 0) + 1
-            self.strip.error, self.strip.answer = "", {**shown, **facts, "status": self._status(ms), "serial": serial}
+            self.strip.error, self.strip.answer = "", {**shown, **facts, "serial": serial}
             self._explain()
 
     def _hits(self):
@@ -239,25 +234,13 @@ class Explorer:
         known = self.data.database.labels if self.labels.value else ()
         for row, distance, image in zip(self.answer.rows, self.answer.distances, self.answer.images, strict=True):
             label = self.data.class_names[known[row]] if row < len(known) else ""  # images added later have none
-            told = {"id": self.retriever.ids[row], "distance": short(distance), "label": label}
-            yield {"row": int(row), "src": data_url(image), **told}
-
-    def _status(self, ms):
-        spoilt = f" with {self.corruption.value} {self.strength.value:.3g}" if self.strength.value else ""
-        by = self.retriever
-        encoder = f"encoder {by.encoder_hash[:12]}" if by.encoder_hash else "no encoder"
-        return (
-            f"Searched with {self.query.what}{spoilt}, by {by.method} ({encoder}) and {by.metric} distance: "
-            f"{len(self.answer.rows)} of {len(by):,} images in {ms} ms."
-        )
+            yield {"id": self.retriever.ids[row], "distance": short(distance), "label": label, "src": data_url(image)}
 
     def _explain(self):
         """Refresh the views that are open; not while the pen is down, since they take longer than a search."""
         if self.answer is None:
             return
-        ranks = tuple(range(1, len(self.answer.rows) + 1))
-        if self.hit.options != ranks:
-            self.hit.options = ranks
+        self.hit.options = tuple(range(1, len(self.answer.rows) + 1))
         if self.pad.pen_down:
             return
         with self._telling():
@@ -267,11 +250,13 @@ class Explorer:
             self.where_view.value = _html(self.answer.where(code_map)) if code_map else ""
 
     def snapshot(self, hit=1):
-        """What the explorer shows now, as figures, for the hit of rank ``hit``: hits, path, occlusion and where.
-
-        The path is ``None`` where the method has no decoder.
-        """
-        return self.answer.figures(hit, self._map(self.retriever.method))
+        """All that explains the hit of rank ``hit``, ``{name: Figure}``; the path is ``None`` without a decoder."""
+        return {
+            "hits": query_and_hits(self.answer.image, self.answer.images, self.answer.distances),
+            "path": self.answer.path(hit)[0],
+            "occlusion": self.answer.occlusion(hit)[0],
+            "where": self.answer.where(self._map(self.retriever.method))[0],
+        }
 
     @contextmanager
     def _telling(self):

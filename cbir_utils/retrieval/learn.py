@@ -12,15 +12,9 @@ NEIGHBOURS, DIMENSIONS = 10, 47
 def learn_fused(run, data, *, epochs=None, rounds=5, seed=0, verbose=True):
     """Train, without labels, what ``fused`` and the methods under it need, and keep it in the run.
 
-    Parameters
-    ----------
-    run, data : Run, Dataset
-    epochs : int, optional
-        Before the first round guided by retrieval; by default as many as show a million images, 10 to 40.
-    rounds, seed, verbose
-        As in :func:`cbir_utils.methods.contrastive.fit_contrastive`.
-
-    Returns the ``ContrastiveHistory``. Raises ValueError for fewer than three images.
+    ``epochs`` come before the first round guided by retrieval; by default as many as show a million images, 10 to 40.
+    ``rounds``, ``seed`` and ``verbose`` are those of :func:`~cbir_utils.methods.contrastive.fit_contrastive`. Returns
+    the ``ContrastiveHistory``. Raises ValueError for fewer than three images.
     """
     count = len(data.database)
     if count < 3:

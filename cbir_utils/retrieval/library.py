@@ -2,8 +2,7 @@
 
 import fcntl
 import json
-from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -11,14 +10,7 @@ import numpy as np
 from cbir_utils import plots
 from cbir_utils.folders.files import UnreadableImageError, read_image
 from cbir_utils.folders.folder import read_folder, save_rejects
-from cbir_utils.retrieval.retriever import (
-    Retriever,
-    added_batches,
-    available_methods,
-    batch_names,
-    fit_query,
-    load_encoder,
-)
+from cbir_utils.retrieval.retriever import Retriever, added_batches, available_methods, fit_query, load_encoder
 from cbir_utils.store import atomic_path
 
 
@@ -38,8 +30,7 @@ def query_file(run, data, file, k=5, *, method=None, metric="cosine", picture=No
         raise UnreadableImageError(f"{file}: {error}") from error
     retriever = Retriever(run, data, method, metric)
     searched = fit_query(image, data)
-    hits = retriever.search(searched[None], k)
-    rows, distances = hits.ids[0], hits.distances[0]
+    (distances,), (rows,) = retriever.search(searched[None], k)
     picture = Path(picture or run.path(f"queries/{Path(file).stem}.png"))
     plots.use_style()
     with atomic_path(picture) as partial:
@@ -83,24 +74,17 @@ def add_folder(run, data, folder):
 def add_images(run, data, images, ids):
     """Encode images by every method of a run and add them to what is searched; nothing is trained anew.
 
-    Parameters
-    ----------
-    run, data : Run, Dataset
-    images : ndarray
-        ``(M, H, W, C)`` uint8, of the database's form. Like a query, a grey image on the other ground is added as its
-        negative (:func:`fit_query`).
-    ids : sequence of str
-        Their names. Those that the run has already are passed over, so that adding twice adds once.
-
-    Returns
-    -------
-    list of str
-        The names that were added. They are saved as one file, ``added/NNNN.npz``: all of them or none.
+    ``images`` ``(M, H, W, C)`` uint8 have the database's form. Like a query, a grey image on the other ground is added
+    as its negative (:func:`fit_query`). ``ids`` are their names. Those that the run has already are passed over, so
+    that adding twice adds once. Returns the names that were added. They are saved as one file, ``added/NNNN.npz``: all
+    of them or none.
     """
-    images, shape = np.asarray(images), data.database.images.shape[1:]
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != shape:
-        raise ValueError(f"images must be uint8 (M, {', '.join(map(str, shape))}), not {images.dtype} {images.shape}")
-    with _one_at_a_time(run):
+    if images.shape[1:] != data.database.images.shape[1:]:
+        raise ValueError(f"images must be of {data.database.images.shape[1:]}, not of {images.shape[1:]}")
+    path = run.path("added/.lock")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # not Run.exclusive: a notebook adds images while its runner holds that
         known = {*(data.ids or ()), *(name for batch in added_batches(run, data) for name in batch["ids"])}
         new = [row for row, name in enumerate(ids) if name not in known]
         if not new:
@@ -110,20 +94,7 @@ def add_images(run, data, images, ids):
         # Noted first: if a network is trained anew meanwhile, the codes no longer count and are made again.
         origins = {method: run.manifest["codes"][method] for method in methods}
         codes = {f"codes_{method}": load_encoder(run, method)(images) for method in methods}
-        number = 1 + max((int(PurePosixPath(name).stem) for name in batch_names(run)), default=0)
+        number = 1 + max((int(batch.stem) for batch in path.parent.glob("[0-9]*.npz")), default=0)
         with run.writing(f"added/{number:04d}.npz") as partial:
             np.savez(partial, images=images, ids=np.array(ids), origins=np.array(json.dumps(origins)), **codes)
         return ids
-
-
-@contextmanager
-def _one_at_a_time(run):
-    """Wait until nobody else adds images to this run.
-
-    Not :meth:`Run.exclusive`: a notebook adds images while its runner holds that.
-    """
-    path = run.path("added/.lock")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield

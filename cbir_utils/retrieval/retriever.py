@@ -1,8 +1,7 @@
 """From an image to its nearest images: the methods of a finished run behind one interface.
 
-A run keeps codes and networks of several methods (:mod:`cbir_utils.run`). Here each becomes a :class:`Retriever`,
-which encodes any image as the method encoded its database, and searches. Images that were added later
-(:mod:`cbir_utils.retrieval.library`) are searched too.
+Each becomes a :class:`Retriever`, which encodes any image as the method encoded its database, and searches. Images
+that were added later (:mod:`cbir_utils.retrieval.library`) are searched too.
 """
 
 import json
@@ -58,12 +57,9 @@ def run_data(run):
     """The dataset that a run was made from: its packed folder of images, or else the source that its manifest names."""
     known = run.manifest
     if not known:
-        raise ArtifactError(
-            f"{run.folder} holds no run (there is no manifest.json); make one with {run.remedy('manifest.json')}"
-        )
-    packed = run.path("dataset")
-    if (packed / "dataset.json").is_file():
-        data = load_dataset(packed)
+        raise ArtifactError(f"{run.folder} holds no run; make one with {run.remedy('manifest.json')}")
+    if run.path("dataset/dataset.json").is_file():
+        data = load_dataset(run.path("dataset"))
     else:
         seed = known.get("parameters", {}).get("01_load_dataset", {}).get("seed", 0)
         options = {name: known[name] for name in ("size", "labels") if known.get(name)}
@@ -111,14 +107,13 @@ def load_encoder(run, method):
     if method == "joint":
         return joint
     manifold = DiffusionMap.load(run.checked_path("manifold/diffusion_map.npz"), run.load_codes("joint")[0])
-    if method == "manifold":
-        return lambda images: manifold.embed(joint(images))
 
-    def fused(images):
+    def mapped(images):
         codes = joint(images)
-        return fuse(manifold.embed(codes), codes)
+        place = manifold.embed(codes)
+        return place if method == "manifold" else fuse(place, codes)
 
-    return fused
+    return mapped
 
 
 class Retriever:
@@ -128,16 +123,9 @@ class Retriever:
     the first, and ``metric`` is cosine, euclidean or manhattan. Raises :class:`ArtifactError` if the run lacks the
     method's files, or was made from other data.
 
-    Attributes
-    ----------
-    images : ndarray
-        ``(N, H, W, C)`` uint8: the database, then what was added later.
-    ids : tuple of str
-        Their names: relative paths for a folder of images, row numbers otherwise.
-    codes : ndarray
-        ``(N, D)`` float32.
-    encoder_hash : str or None
-        SHA-256 of the encoder's file; ``None`` where nothing was trained.
+    ``images`` are ``(N, H, W, C)`` uint8: the database, then what was added later. ``ids`` are their names: relative
+    paths for a folder of images, row numbers otherwise. ``codes`` are ``(N, D)`` float32. ``encoder_hash`` is the
+    SHA-256 of the encoder's file, ``None`` where nothing was trained.
     """
 
     def __init__(self, run, data, method=None, metric="cosine"):
@@ -174,23 +162,20 @@ class Retriever:
         Where a method's own codes cannot be decoded, the way leads through those of the network that it builds on;
         ``None`` if there is none.
         """
-        if not self._decodable:
+        if self.method != "pixels" and self.method not in NETWORK:
             return None
-        encode, decode = self._decodable
+        encode, decode = self._encode_and_decode
         ends = encode(np.stack([first, second]))
         share = np.linspace(0, 1, steps, dtype=np.float32)[:, None]
         return decode((1 - share) * ends[0] + share * ends[1])
 
     @cached_property
-    def _decodable(self):
-        """An encoder and the decoder of its codes, or ``None``."""
+    def _encode_and_decode(self):
         if self.method == "pixels":
             return self.encode, lambda codes: codes.reshape(-1, *self.shape)
-        network = NETWORK.get(self.method)
-        if network is None:
-            return None
         from cbir_utils.training import decode, load_model
 
+        network = NETWORK[self.method]
         autoencoder = load_model(self.run.checked_path(f"{network}/autoencoder.keras"))
         return load_encoder(self.run, network), partial(decode, autoencoder.get_layer("decoder"))
 
@@ -200,15 +185,6 @@ class Retriever:
         if origin is not None and json.loads(str(batch["origins"])).get(self.method) == origin:
             return batch[f"codes_{self.method}"]
         return self.encode(batch["images"])
-
-
-# -- images added later ---------------------------------------------------------------------------------------------
-
-
-def batch_names(run):
-    """The artifacts that hold added images, in the order of adding; a batch whose file was deleted is none."""
-    files = run.manifest.get("files", {})
-    return sorted(name for name in files if name.startswith("added/") and run.path(name).exists())
 
 
 def added_batches(run, data):
@@ -221,13 +197,13 @@ def added_batches(run, data):
     if run.manifest:
         run.same_data(data.content_hash)
     batches, shape, known = [], data.database.images.shape[1:], set(data.ids or ())
-    for name in batch_names(run):
+    names = sorted(name for name in run.manifest.get("files", {}) if name.startswith("added/"))
+    for name in filter(lambda name: run.path(name).exists(), names):  # a batch whose file was deleted is none
         with np.load(run.checked_path(name), allow_pickle=False) as file:
             batch = dict(file)
-        if batch["images"].shape[1:] != shape:
+        if (other := batch["images"].shape[1:]) != shape:
             raise ArtifactError(
-                f"{run.path(name)} holds images of {batch['images'].shape[1:]}, and the run's are of {shape} now; "
-                "delete it and add the images again"
+                f"{run.path(name)} holds images of {other}, not of {shape}; delete it and add them again"
             )
         new = [row for row, image_id in enumerate(batch["ids"]) if image_id not in known]
         if new:

@@ -11,7 +11,7 @@ from cbir_utils.index import Index
 from cbir_utils.methods import descriptors
 from cbir_utils.methods.binary import IterativeQuantization
 from cbir_utils.retrieval.learn import learn_fused
-from cbir_utils.retrieval.retriever import NEEDS, Retriever, available_methods, fit_query, load_encoder, run_data
+from cbir_utils.retrieval.retriever import Retriever, available_methods, fit_query, load_encoder, run_data
 from cbir_utils.run import Run
 from cbir_utils.store import ArtifactError
 
@@ -23,17 +23,11 @@ def finished(finished_run, tmp_path_factory):
     return finished_run(tmp_path_factory.mktemp("results"))
 
 
-def test_the_methods_at_hand_are_listed_best_first(finished, tmp_path):
-    assert available_methods(finished[0]) == (*LEARNED, "pixels")
-    assert available_methods(Run("nothing", tmp_path)) == ("pixels",)
-    assert list(NEEDS)[-1] == "pixels"
-
-
-def test_the_data_of_a_run_are_found_again(finished, finished_run, tmp_path):
+def test_the_data_of_a_run_are_found_again_and_its_methods_listed_best_first(finished, finished_run, tmp_path):
     run, data = finished
     assert run_data(run).content_hash == data.content_hash
-    with pytest.raises(ArtifactError, match="holds no run"):
-        run_data(Run("nothing", tmp_path))
+    assert available_methods(run) == (*LEARNED, "pixels")
+    assert available_methods(Run("nothing", tmp_path)) == ("pixels",)
     other, _ = finished_run(tmp_path)
     other.record(content_hash="0" * 64)
     assert available_methods(other) == ("pixels",)  # codes of other data do not count
@@ -73,11 +67,13 @@ def test_the_way_between_two_images_starts_and_ends_with_what_is_made_of_them(fi
     assert Retriever(run, data, "hog").between(first, second) is None
 
 
-def test_missing_artifacts_and_unknown_methods_are_named(finished):
+def test_missing_artifacts_and_unknown_methods_are_named(finished, tmp_path):
     with pytest.raises(ArtifactError, match=r"convolutional.* does not exist yet; make it anew with .*--from 02"):
         Retriever(*finished, "convolutional")
     with pytest.raises(ArtifactError, match="there is no method 'magic'; .* has fused, manifold"):
         Retriever(*finished, "magic")
+    with pytest.raises(ArtifactError, match="holds no run"):
+        run_data(Run("nothing", tmp_path))
 
 
 def test_a_grey_query_takes_the_lightness_of_the_database_s_background():
@@ -131,10 +127,5 @@ def test_labels_change_no_network_no_code_and_no_stopping_point(tmp_path):
     for outcome in outcomes[1:]:
         for array, first in zip(outcome, outcomes[0], strict=True):
             np.testing.assert_array_equal(array, first)
-
-
-def test_two_images_are_too_few_for_a_graph(tmp_path):
-    shapes = load_dataset("shapes")
-    data = replace(shapes, database=Split(shapes.database.images[:2]))
     with pytest.raises(ValueError, match="shapes has 2 images; a graph of neighbours needs three or more"):
-        learn_fused(Run("shapes", tmp_path), data, verbose=False)
+        learn_fused(run, replace(shapes, database=Split(images[:2])))
