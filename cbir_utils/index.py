@@ -30,7 +30,7 @@ FAISS_METRICS = dict(zip(METRICS, (faiss.METRIC_L2, faiss.METRIC_INNER_PRODUCT, 
 FORMAT = 2
 
 #: Candidates that FAISS is asked for beyond k, and by how much more where these are too few.
-SPARE, WIDER = 16, 4
+SPARE, WIDER = 4, 4
 
 #: Numbers of codes measured at a time, which fit into a core's cache; and candidates held at a time.
 NUMBERS, CANDIDATES = 2**17, 2**22
@@ -252,31 +252,26 @@ class Index:
             unsure, step = [], max(1, CANDIDATES // ask)
             for start in range(0, len(left), step):
                 these = left[start : start + step]
-                *candidates, more = self._candidates(queries[these], k, min(ask, len(self)))
-                distances[these], rows[these] = nearest_first(*candidates, k)
-                unsure.append(these[more])
+                (distances[these], rows[these]), sure = self._nearest(queries[these], k, min(ask, len(self)))
+                unsure.append(these[~sure])
             left, ask = np.concatenate(unsure), WIDER * ask
         return Hits(distances, self._ids[rows])
 
-    def _candidates(self, queries, k, ask):
-        """Distances and row numbers of candidates, and for which queries there may be nearer rows than these.
+    def _nearest(self, queries, k, ask):
+        """The ``k`` nearest among ``ask`` candidates, as row numbers, and for which queries no other row can be nearer.
 
-        FAISS's scores are float32 sums. A row as near as the k-th candidate has a score of at most ``_limit``: if the
-        last of ``ask`` candidates is beyond, none is missing, and of those beyond none has to be measured.
+        FAISS's scores are float32 sums. A row as near as the k-th hit has a score of at most ``_limit``; if the last
+        candidate's is greater, none is missing.
         """
         if ask == len(self):
-            rows = np.tile(np.arange(ask), (len(queries), 1))
-            return measured(self._rows.__getitem__, queries, rows, self.metric), rows, np.zeros(len(queries), bool)
-        scores, rows = self._faiss.search(queries, ask)
-        if self.metric == "cosine":
-            scores = 1 - scores
-        distances = measured(self._rows.__getitem__, queries, rows[:, :k], self.metric)
-        limit = self._limit(queries, distances.max(axis=1))[:, None]
-        near = (scores <= limit).sum(axis=1).max()
-        if near > k:
-            others = measured(self._rows.__getitem__, queries, rows[:, k:near], self.metric)
-            distances = np.concatenate([distances, others], axis=1)
-        return distances, rows[:, : distances.shape[1]], ~(scores[:, -1:] > limit)[:, 0]  # NaN: unsure
+            rows, sure = np.tile(np.arange(ask), (len(queries), 1)), np.ones(len(queries), bool)
+        else:
+            scores, rows = self._faiss.search(queries, ask)
+        hits = nearest_first(measured(self._rows.__getitem__, queries, rows, self.metric), rows, k)
+        if ask < len(self):
+            last = 1 - scores[:, -1] if self.metric == "cosine" else scores[:, -1]
+            sure = last > self._limit(queries, hits.distances[:, -1])
+        return hits, sure
 
     def _limit(self, queries, distances):
         """The greatest score ``(Q,)`` that FAISS may give to a row at these distances from the queries.
@@ -316,12 +311,19 @@ def measured(rows_at, queries, ids, metric):
 
     ``rows_at(ids)`` gives the codes as ``(M, D)`` float32. For cosine, all are of unit length. Id -1 is infinitely far.
     """
-    distances, step = np.empty(ids.size, np.float32), max(1, NUMBERS // queries.shape[1])
-    for start in range(0, ids.size, step):
-        of_query = np.arange(start, min(start + step, ids.size)) // ids.shape[1]
-        rows = rows_at(ids.ravel()[start : start + step])
-        distances[start : start + step] = _pair_distances(queries[of_query], rows, metric)
-    distances[ids.ravel() < 0] = np.inf
+    flat, distances, step = ids.ravel(), np.empty(ids.size, np.float32), max(1, NUMBERS // queries.shape[1])
+
+    def measure(start):
+        these = slice(start, min(start + step, ids.size))
+        of_query = np.arange(these.start, these.stop) // ids.shape[1]
+        distances[these] = _pair_distances(queries[of_query], rows_at(flat[these]), metric)
+
+    if ids.size <= step:
+        measure(0)
+    else:
+        with ThreadPoolExecutor(_cores()) as pool:
+            list(pool.map(measure, range(0, ids.size, step)))
+    distances[flat < 0] = np.inf
     return distances.reshape(ids.shape)
 
 
@@ -372,12 +374,8 @@ def write_index(path, stored, facts):
         raise IndexFileError(f"{path} could not be written ({error}); what was there before is unchanged") from error
 
 
-def read_index(path, *, encoder_hash=None, mmap=False):
-    """What :func:`write_index` wrote: the FAISS index and the facts about it, checked.
-
-    With ``mmap`` the vectors stay in the file until they are asked for, and the file's hash is not computed. Raises
-    :class:`IndexFileError`, see :meth:`Index.load`.
-    """
+def read_index(path, *, encoder_hash=None):
+    """What :func:`write_index` wrote: the FAISS index and the facts about it; IndexFileError as in Index.load."""
     path, facts_path = Path(path), Path(path).with_suffix(".json")
     for file in (path, facts_path):
         if not file.is_file():
@@ -401,11 +399,11 @@ def read_index(path, *, encoder_hash=None, mmap=False):
             "database and build the index anew"
         )
     other = IndexFileError(f"{path} is not the file that {facts_path.name} describes; build the index anew")
-    if not mmap and sha256(path) != noted:
+    if sha256(path) != noted:
         raise other
     read = faiss.read_index_binary if kind == "binary" else faiss.read_index
     try:
-        stored = read(str(path), faiss.IO_FLAG_MMAP_IFC if mmap else 0)
+        stored = read(str(path))
     except RuntimeError as error:
         raise IndexFileError(f"{path} is no FAISS index, or a truncated one; build the index anew") from error
     if (stored.d, stored.ntotal, stored.metric_type if kind == "exact" else None) != expected:

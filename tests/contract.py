@@ -34,6 +34,16 @@ def assert_nearest(hits, rows, queries, metric, ids=None):
     np.testing.assert_allclose(hits.distances, distances[:, :k], rtol=0, atol=1e-5)
 
 
+def full_disk(open_file):
+    """``open``, but whatever is written to an index is written to a full disk."""
+
+    def opened(path, mode="r", *args, **kwargs):
+        full = "w" in mode and "index.faiss" in str(path)
+        return open_file("/dev/full" if full else path, mode, *args, **kwargs)
+
+    return opened
+
+
 class Contract:
     def make(self, metric="euclidean", encoder_hash=None):
         """An empty index."""

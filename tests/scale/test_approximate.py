@@ -1,28 +1,22 @@
 """Approximate search, held against exact search: what is found, what is measured, saved and refused, in every kind."""
 
 import json
+import os
 import subprocess
 import sys
-import tempfile
 from copy import copy
 from functools import cache
-from pathlib import Path
 
 import faiss
 import numpy as np
 import pytest
+from contract import full_disk
 from threadpoolctl import threadpool_limits
 
 from cbir_utils.index import FORMAT, Hits, Index, IndexFileError
-from cbir_utils.scale.approximate import (
-    KINDS,
-    ApproximateIndex,
-    bytes_per_row,
-    choose_kind,
-    exact_search,
-    load_index,
-    make_index,
-)
+from cbir_utils.scale.approximate import ApproximateIndex, bytes_per_row, choose_kind, load_index, make_index
+from cbir_utils.scale.kinds import KINDS
+from cbir_utils.scale.recall import exact_search
 
 N, D, Q = 2000, 16, 40
 
@@ -95,6 +89,11 @@ def bits():
     )
 
 
+def assert_same(one, other):
+    np.testing.assert_array_equal(one.ids, other.ids)
+    np.testing.assert_array_equal(one.distances, other.distances)
+
+
 def hamming(queries, codes):
     return (np.unpackbits(queries, axis=1)[:, None] != np.unpackbits(codes, axis=1)).sum(axis=2)
 
@@ -130,17 +129,6 @@ def test_looking_at_everything_and_measuring_it_is_exact_search(case, metric):
     np.testing.assert_allclose(hits.distances, exact.distances, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("metric", METRICS)
-@pytest.mark.parametrize("case", MEASURED)
-def test_distances_are_those_of_the_full_codes(case, metric):
-    codes, queries = data()
-    if metric == "cosine":
-        codes, queries = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (codes, queries))
-    hits = built(case, metric).search(queries, 10)
-    true = np.linalg.norm(queries[:, None].astype(np.float64) - codes[hits.ids], axis=2)
-    np.testing.assert_allclose(hits.distances, true**2 / 2 if metric == "cosine" else true, rtol=1e-5, atol=1e-6)
-
-
 @pytest.mark.parametrize("case", ["hnsw_short", "hnsw_array", "ivfpq", "ivfpq_fast"])
 def test_without_measuring_candidates_much_less_is_found(case):
     codes, queries = data()
@@ -151,37 +139,15 @@ def test_without_measuring_candidates_much_less_is_found(case):
     assert rough < index.recall(codes, queries) - 0.05
 
 
-def test_short_codes_shrink_distances_and_are_nearer_the_longer_they_are():
-    codes, queries = data()[0], data()[1][:5]
-    full = Index().add(codes).search(queries, N)
-    full = np.take_along_axis(full.distances, np.argsort(full.ids, axis=1), axis=1)
-    before = np.zeros_like(full)
-    for short in (4, 8, 16):
-        hits = exhaustive(ApproximateIndex("hnsw", short=short).add(codes)).search(queries, N)
-        distances = np.take_along_axis(hits.distances, np.argsort(hits.ids, axis=1), axis=1)
-        assert (distances <= full * (1 + 1e-4)).all()
-        assert (distances >= before * (1 - 1e-4)).all() and distances.mean() > before.mean()
-        before = distances
-    np.testing.assert_allclose(before, full, rtol=1e-3)
-
-
 @pytest.mark.parametrize("kind", ["ivfpq", "ivfpq_fast"])
-@pytest.mark.parametrize("short", [None, 7])
-def test_product_quantisation_rotates_codes_and_balances_its_groups(kind, short):
-    codes = data()[0]
-    index = ApproximateIndex(kind, short=short, pq_bytes=2 if kind == "ivfpq_fast" else 4).fit(codes)
-    groups = index._inner.pq.M
-    assert groups == 4
-    matrix = faiss.vector_to_array(index._shortening.A).reshape(-1, D)
-    kept = matrix[matrix.any(axis=1)]
-    np.testing.assert_allclose(kept @ kept.T, np.eye(short or D), atol=1e-5)
-    short_codes = index._shortening.apply(codes)
-    np.testing.assert_allclose(short_codes.mean(axis=0), 0, atol=1e-4)
-    if short is None:
-        logarithms = np.log(short_codes.var(axis=0))
-        dealt = logarithms.reshape(groups, -1).sum(axis=1)
-        in_order = np.sort(logarithms)[::-1].reshape(groups, -1).sum(axis=1)
-        assert np.ptp(dealt) < np.ptp(in_order) / 4
+def test_product_quantisation_rotates_codes_and_balances_its_groups(kind):
+    searched = ApproximateIndex(kind, pq_bytes=2 if kind == "ivfpq_fast" else 4).fit(data()[0])._searched
+    short_codes = searched.shortening[-1].apply(data()[0])
+    np.testing.assert_allclose(np.linalg.norm(short_codes[0] - short_codes[1]),
+                               np.linalg.norm(data()[0][0] - data()[0][1]), rtol=1e-4)  # fmt: skip
+    logarithms = np.log(short_codes.var(axis=0))
+    in_order = np.sort(logarithms)[::-1].reshape(searched.inner.pq.M, -1).sum(axis=1)
+    assert np.ptp(logarithms.reshape(searched.inner.pq.M, -1).sum(axis=1)) < np.ptp(in_order) / 3
 
 
 def test_codes_may_be_shorter_than_the_bytes_they_get_or_not_divide_by_them():
@@ -207,37 +173,30 @@ def test_an_array_on_disk_and_in_half_precision_measures_candidates(tmp_path):
 
 def test_pixels_kept_as_bytes_measure_candidates_as_the_full_codes_do(tmp_path):
     rng = np.random.default_rng(3)
-    pixels = rng.integers(0, 256, (2000, 24)).astype(np.float32)
-    queries = rng.integers(0, 256, (20, 24)).astype(np.float32)
+    pixels, queries = (rng.integers(0, 256, (count, 24)).astype(np.float32) for count in (2000, 20))
     found = {}
     for originals in ("memory", "uint8"):
         index = make_index("hnsw", short=12, originals=originals).add(pixels)
         index.ef, index.refine = 300, 20
         index.save(tmp_path / "index.faiss")
-        found[originals] = [part.search(queries, 10) for part in (index, load_index(tmp_path / "index.faiss"))]
-    for hits in (found["uint8"][0], *found["uint8"][1:], found["memory"][1]):
-        assert (hits.ids == found["memory"][0].ids).all()
-        assert np.allclose(hits.distances, found["memory"][0].distances, rtol=1e-6)
-    true = np.sqrt(((queries[:, None] - pixels[found["uint8"][0].ids]) ** 2).sum(axis=2))
-    assert np.allclose(found["uint8"][0].distances, true, rtol=1e-6)
-    assert index.tune(recall=0.9, sample=100) >= 0.9  # by the pixels that it keeps
+        assert_same(load_index(tmp_path / "index.faiss").search(queries, 10), index.search(queries, 10))
+        found[originals] = index.search(queries, 10)
+    assert_same(found["uint8"], found["memory"])
+    assert index.tune(recall=0.9) >= 0.9  # by the pixels that it keeps
     assert (index.search(queries, 3, subset=np.arange(50)).ids < 50).all()  # measured exactly
     with pytest.raises(ValueError, match="originals='uint8' needs whole numbers from 0 to 255; row 1 has others"):
         index.add(np.array([[0.0] * 24, [0.5] * 24], np.float32))
 
 
-def test_the_number_of_lists_can_be_given():
-    rows = data()[0]
-    assert make_index("ivfpq_fast", lists=16).add(rows)._inner.nlist == 16
-    assert make_index("sq8", rows=10**6).add(rows)._inner.nlist == 32  # what 2,000 codes allow
-
-
-def test_candidates_are_measured_in_blocks_alike(monkeypatch):
-    index, queries = built("hnsw_array"), data()[1]
-    whole = index.search(queries, 10)
-    monkeypatch.setattr("cbir_utils.scale.approximate.NUMBERS", 7 * 40 * D)
-    for one, other in zip(index.search(queries, 10), whole, strict=True):
-        np.testing.assert_array_equal(one, other)
+def test_the_number_of_lists_follows_from_the_rows_as_far_as_the_codes_allow():
+    for options, lists in (
+        ({"lists": 16}, 16),
+        ({}, 32),  # 39 codes or more for each
+        ({"rows": 100}, 32),  # 4 roots are 40, and log2 of it is 5.3
+        ({"rows": 30}, 16),  # 21.9, 4.45
+        ({"rows": 10**7}, 32),
+    ):
+        assert ApproximateIndex("sq8", **options).fit(data()[0])._searched.inner.nlist == lists
 
 
 @pytest.mark.parametrize("case", MEASURED)
@@ -247,17 +206,6 @@ def test_of_rows_at_equal_distance_the_lower_id_comes_first(case):
     same = [np.flatnonzero((rows == row).all(axis=1)) for row in rows[:50]]
     np.testing.assert_array_equal(hits.ids[:, :6], same)
     assert not hits.distances[:, :6].any() and hits.distances[:, 6].all()
-
-
-def test_what_a_query_without_direction_finds_is_in_the_order_of_ids():
-    for case in CASES:
-        hits = built(case, "cosine").search(np.zeros(D, np.float32), 50)
-        assert (hits.distances == 1).all() and (np.diff(hits.ids) > 0).all()
-
-
-def test_a_single_query_gives_one_row_of_hits():
-    for case in CASES:
-        assert built(case).search(data()[1][0], 3).ids.shape == (1, 3)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -403,8 +351,7 @@ def test_binary_codes_are_searched_like_by_a_slow_loop(tmp_path):
     index.remove(part)
     index.save(tmp_path / "index.faiss")
     left = np.setdiff1d(np.arange(N), part)
-    loaded = [load_index(tmp_path / "index.faiss", mmap=mmap) for mmap in (False, True)]
-    for same_index in (index, *loaded):
+    for same_index in (index, load_index(tmp_path / "index.faiss")):
         same(same_index.search(queries, 7), left, slow, 7)
         np.testing.assert_array_equal(same_index.ids, left)
     own = left[:40]
@@ -438,7 +385,7 @@ def test_recall_counts_rows_by_their_true_distance():
 @pytest.mark.parametrize("metric", METRICS)
 def test_exact_search_by_pieces_is_that_of_the_index(metric, monkeypatch):
     codes, queries = data()
-    monkeypatch.setattr("cbir_utils.scale.approximate.ROWS", 700)
+    monkeypatch.setattr("cbir_utils.scale.recall.ROWS", 700)
     own, ids = np.arange(3, 43), np.setdiff1d(np.arange(N), np.arange(100, 200))
     index = Index(metric).add(codes).remove(np.arange(100, 200))
     for found, expected in (
@@ -453,24 +400,10 @@ def test_exact_search_by_pieces_is_that_of_the_index(metric, monkeypatch):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_tuning_reaches_the_recall_that_is_asked_for_on_rows_of_the_database(case):
-    codes, _ = data()
-    index = built(case)
-    index.remove(np.arange(1000, 1100))
-    reached = index.tune(codes, recall=0.9, k=5, sample=200, seed=3)
-    assert 0.9 <= reached <= 1
-    own = index.ids[::4]
-    assert index.recall(codes, codes[own], 5, exclude_self=own) > 0.87
-    before = index.ef, index.nprobe, index.refine
-    assert index.tune(None if index._vectors is not None else codes, recall=0.9, k=5, sample=200, seed=3) == reached
-    assert before == (index.ef, index.nprobe, index.refine)
-    more = index.tune(codes, recall=0.97, k=5, sample=200, seed=3)
-    assert more >= 0.97 and sum((index.ef, index.nprobe, index.refine)) >= sum(before)
-
-
-def test_tuning_searches_for_rows_only_each_without_itself(monkeypatch):
+def test_tuning_reaches_the_recall_that_is_asked_for_by_rows_of_the_database_without_themselves(case, monkeypatch):
+    monkeypatch.setattr("cbir_utils.scale.recall.QUERIES", 200)
     codes, asked = data()[0], []
-    index = built("sq8")
+    index = built(case).remove(np.arange(1000, 1100))
     search = index.search
 
     def spy(queries, k, exclude_self):
@@ -479,38 +412,46 @@ def test_tuning_searches_for_rows_only_each_without_itself(monkeypatch):
         return search(queries, k, exclude_self=exclude_self)
 
     index.search = spy
-    index.tune(codes, sample=50, seed=1)
-    assert asked and all(len(set(own)) == 50 for own in asked)
-    np.testing.assert_array_equal(asked[0], asked[-1])
+    reached = index.tune(codes, recall=0.9, seed=3)
+    assert 0.9 <= reached <= 1 and all(len(set(own)) == 200 for own in asked)
+    before = index.ef, index.nprobe, index.refine
+    assert index.tune(None if index._vectors is not None else codes, recall=0.9, seed=3) == reached
+    assert before == (index.ef, index.nprobe, index.refine)
+    assert index.tune(codes, recall=0.97, seed=3) >= 0.97
+    assert sum((index.ef, index.nprobe, index.refine)) >= sum(before)
+
+
+def numbers_read(index, k):
+    width = index.ef if index.kind == "hnsw" else index.nprobe
+    return index._searched.numbers_read(k, width, 0 if index.originals is None else index.refine * k)
 
 
 @pytest.mark.parametrize("case", ["hnsw_array", "ivfpq_fast"])
-def test_tuning_finds_the_cheapest_of_all_settings(case):
-    codes, _ = data()
-    index = built(case)
-    index.tune(codes, recall=0.9, k=5, sample=100)
-    chosen = index._numbers_read(5)
+def test_tuning_finds_the_cheapest_of_all_settings(case, monkeypatch):
+    monkeypatch.setattr("cbir_utils.scale.recall.QUERIES", 100)
+    codes, index = data()[0], built(case)
+    index.tune(codes, recall=0.9)
+    chosen = numbers_read(index, 10)
     own = np.sort(np.random.default_rng(0).permutation(N)[:100])
     enough = []
     for wide in (8, 11, 16, 23, 32, 45) if case == "hnsw_array" else (1, 2, 3, 4, 6, 8, 11, 16):
         for index.refine in (1, 2, 4, 8, 16, 32, 64):
             index.ef = index.nprobe = wide
-            if index.recall(codes, codes[own], 5, exclude_self=own) >= 0.9:
-                enough.append(index._numbers_read(5))
+            if index.recall(codes, codes[own], 10, exclude_self=own) >= 0.9:
+                enough.append(numbers_read(index, 10))
     assert chosen == min(enough)
 
 
-def test_a_search_is_as_dear_as_the_numbers_it_looks_at_are_many():
+def test_a_search_is_as_dear_as_the_numbers_it_reads_are_many():
     graph, lists = built("hnsw_short"), built("ivfpq_fast")
     for graph.ef, graph.refine, numbers in (
         (10, 1, 10 * 32 * 8 + 5 * D),  # candidates on the way, 32 links each, to codes of 8; 5 full codes
         (10, 4, 20 * 32 * 8 + 20 * D),  # 20 candidates are asked for
     ):
-        assert graph._numbers_read(5) == numbers
+        assert numbers_read(graph, 5) == numbers
     lists.nprobe, lists.refine = 4, 2
-    width = lists._inner.d
-    assert width >= 10 and lists._numbers_read(5) == 32 * width + 4 * N / 32 * 4 + 10 * D
-    assert built("hnsw")._numbers_read(5) == 64 * 32 * D
+    width = lists._searched.inner.d
+    assert width >= 10 and numbers_read(lists, 5) == 32 * width + 4 * N / 32 * 4 + 10 * D
 
 
 def test_a_recall_out_of_reach_is_named_and_nothing_changed():
@@ -518,7 +459,7 @@ def test_a_recall_out_of_reach_is_named_and_nothing_changed():
     index = ApproximateIndex("ivfpq", pq_bytes=1).add(codes)
     index.nprobe, index.refine = 7, 3
     with pytest.raises(ValueError, match=r"recall@10 of 0.99 is out of reach: this index finds 0\.\d+ of the nearest"):
-        index.tune(codes, recall=0.99, sample=100)
+        index.tune(codes, recall=0.99)
     assert (index.nprobe, index.refine) == (7, 3)
     with pytest.raises(ValueError, match="an index of the kind ivfpq does not keep the codes; give them, row number"):
         index.tune()
@@ -536,25 +477,19 @@ def array_of(case):
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("case", CASES)
 def test_a_loaded_index_is_the_one_that_was_saved(case, metric, tmp_path):
-    codes, queries = data()
+    queries = data()[1]
     index = built(case, metric).remove([5, 7])
     index.ef, index.nprobe, index.refine = 33, 9, 5
     path = tmp_path / "method" / "index.faiss"
     index.save(path)
     assert sorted(p.name for p in path.parent.iterdir()) == ["index.faiss", "index.json"]
-    for mmap in (False, True):
-        loaded = load_index(path, encoder_hash="abc123", mmap=mmap, originals=array_of(case))
-        assert type(loaded) is ApproximateIndex
-        for name in ("kind", "metric", "encoder_hash", "dimension", "short", "pq_bytes", "ef", "nprobe", "refine"):
-            assert getattr(loaded, name) == getattr(index, name)
-        np.testing.assert_array_equal(loaded.ids, index.ids)
-        for options in ({}, {"subset": range(0, N, 20)}, {"exclude_self": np.arange(10, 10 + Q)}):
-            for one, other in zip(
-                loaded.search(queries, 10, **options), index.search(queries, 10, **options), strict=True
-            ):
-                np.testing.assert_array_equal(one, other)
-    with pytest.raises(ValueError, match="a memory-mapped index cannot grow; load it without mmap to add to it"):
-        loaded.add(codes)
+    loaded = load_index(path, encoder_hash="abc123", originals=array_of(case))
+    assert type(loaded) is ApproximateIndex
+    for name in ("kind", "metric", "encoder_hash", "dimension", "short", "pq_bytes", "ef", "nprobe", "refine"):
+        assert getattr(loaded, name) == getattr(index, name)
+    np.testing.assert_array_equal(loaded.ids, index.ids)
+    for options in ({}, {"subset": range(0, N, 20)}, {"exclude_self": np.arange(10, 10 + Q)}):
+        assert_same(loaded.search(queries, 10, **options), index.search(queries, 10, **options))
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -573,7 +508,7 @@ def test_a_loaded_index_can_grow_and_be_saved_again(case, tmp_path):
 def test_the_description_beside_an_index_says_what_it_holds(tmp_path):
     built("hnsw_short", "cosine").remove([5]).save(tmp_path / "index.faiss")
     facts = json.loads((tmp_path / "index.json").read_text())
-    assert len(facts.pop("sha256")) == 64
+    assert len(facts.pop("sha256")) == 64 and len(facts.pop("fingerprint")) == 12  # of rows 0, 1, 2, 4, …, 1024
     assert facts == {
         "kind": "hnsw",
         "metric": "cosine",
@@ -605,75 +540,51 @@ def test_originals_apart_from_an_index_are_asked_for_and_checked(tmp_path):
         load_index(path, originals=codes).add(codes[:1])
 
 
-@cache
-def files(kind):
-    """The bytes of a saved index of this kind and its description."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "index.faiss"
-        if kind == "binary":
-            ApproximateIndex("binary", "hamming", encoder_hash="abc123").add(bits()[0]).save(path)
-        else:
-            built(kind).save(path)
-        return path.read_bytes(), path.with_suffix(".json").read_text()
+def test_other_originals_are_refused_though_the_index_was_saved_without_any(tmp_path):
+    codes, path = data()[0], tmp_path / "index.faiss"
+    ApproximateIndex("sq8").add(codes[:700]).add(codes[700:]).save(path)
+    assert load_index(path, originals=codes).recall(codes, codes[:50], 1) == 1
+    facts = json.loads(path.with_suffix(".json").read_text())
+    for fingerprint, other in ((facts["fingerprint"], codes[::-1]), ([], codes), ([], codes[::-1])):
+        path.with_suffix(".json").write_text(json.dumps(facts | {"fingerprint": fingerprint}))
+        with pytest.raises(ValueError, match="originals are not the codes that .*index.faiss was built from"):
+            load_index(path, originals=other)
+
+
+def bitwise():
+    return ApproximateIndex("binary", "hamming", encoder_hash="abc123").add(bits()[0])
 
 
 @pytest.mark.parametrize("kind", [*FLOAT_KINDS, "binary"])
-def test_damaged_and_other_files_are_refused(kind, tmp_path):
-    path, (stored, described) = tmp_path / "index.faiss", files(kind)
-    facts = json.loads(described)
-    flipped = bytearray(stored)
-    flipped[len(flipped) // 2] ^= 1
-
-    def load(stored=stored, changes=None, **options):
-        path.write_bytes(stored)
-        path.with_suffix(".json").write_text(json.dumps(facts | (changes or {})))
-        return load_index(path, originals=array_of(kind) if kind in CASES else None, **options)
-
-    assert len(load()) == N
-    refusals = [
-        ({"encoder_hash": "fedcba9876543210"}, "codes of another encoder .abc123…, not fedcba987654…"),
-        ({"stored": stored[:-100]}, "index.faiss is no FAISS index, or a truncated one; build the index anew"),
-        ({"stored": stored[:-100], "mmap": True}, "index.faiss is no FAISS index, or a truncated one"),
-        ({"stored": b""}, "index.faiss is no FAISS index, or a truncated one"),
-        ({"stored": flipped}, "is not the file that index.json describes"),
-        ({"changes": {"format": FORMAT + 1}}, f"has format {FORMAT + 1}, and this version reads up to {FORMAT}"),
-        ({"changes": {"rows": N + 1}}, "is not the file that index.json describes"),
-        ({"changes": {"settings": {}}}, "index.faiss is not the index that its description speaks of; build it anew"),
-        ({"changes": {"removed": [N]}}, "index.faiss is not the index that its description speaks of"),
-        ({"changes": {"removed": ["five"]}}, "index.faiss is not the index that its description speaks of"),
-    ]
-    if kind != "binary":
-        other = "sq8" if kind == "hnsw" else "hnsw"
-        refusals += [
-            ({"changes": {"kind": other}}, "index.faiss is not the index that its description speaks of"),
-            ({"changes": {"kind": "tree"}}, "index.faiss is not the index that its description speaks of"),
-        ]
-    for options, message in refusals:
-        with pytest.raises(IndexFileError, match=message):
-            load(**options)
+def test_files_of_another_index_are_refused(kind, tmp_path):
+    """What exact indexes refuse, too, is tested with these."""
+    path = tmp_path / "index.faiss"
+    (bitwise() if kind == "binary" else built(kind)).save(path)
+    facts = json.loads(path.with_suffix(".json").read_text())
+    changes = [{"settings": {}}, {"removed": [N]}, {"removed": ["five"]}, {"kind": "tree"}]
+    for change in (
+        changes[: 3 if kind == "binary" else 4] + [{"kind": "sq8" if kind == "hnsw" else "hnsw"}][: kind != "binary"]
+    ):
+        path.with_suffix(".json").write_text(json.dumps(facts | change))
+        with pytest.raises(IndexFileError, match="index.faiss is not the index that its description speaks of; build"):
+            load_index(path, originals=array_of(kind) if kind in CASES else None)
     path.unlink()
-    with pytest.raises(IndexFileError, match="index.faiss does not exist; build the index with notebook 04"):
+    with pytest.raises(IndexFileError, match="index.faiss does not exist"):
         load_index(path)
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 @pytest.mark.parametrize("kind", ["hnsw", "binary"])
 def test_a_full_disk_leaves_the_old_index(kind, tmp_path, monkeypatch):
-    def full(index, path):
-        Path(path).write_bytes(b"half")
-        raise RuntimeError("No space left on device")
-
-    path, (stored, described) = tmp_path / "index.faiss", files(kind)
-    path.write_bytes(stored)
-    path.with_suffix(".json").write_text(described)
-    index = load_index(path).remove([0])
-    monkeypatch.setattr("cbir_utils.index.faiss.write_index" + ("_binary" if kind == "binary" else ""), full)
-    with pytest.raises(
-        IndexFileError, match=r"could not be written \(No space left on device\); what was there before"
-    ):
-        index.save(path)
-    assert (path.read_bytes(), path.with_suffix(".json").read_text()) == (stored, described)
+    path, index = tmp_path / "index.faiss", bitwise() if kind == "binary" else built(kind)
+    index.save(path)
+    before = [p.read_bytes() for p in sorted(tmp_path.iterdir())]
+    monkeypatch.setattr("builtins.open", full_disk(open))
+    with pytest.raises(IndexFileError, match="No space left on device.*what was there before is unchanged"):
+        index.remove([0]).save(path)
+    monkeypatch.undo()
+    assert before == [p.read_bytes() for p in sorted(tmp_path.iterdir())]
     assert len(load_index(path)) == N
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["index.faiss", "index.json"]
 
 
 def test_an_index_is_read_by_the_class_that_wrote_it(tmp_path):
@@ -716,18 +627,11 @@ def test_bytes_per_row_are_what_a_file_grows_by(kind, options, tmp_path):
     "rows, dimension, memory, options, kind",
     [
         (1437, 64, 2**31, {}, "exact"),
-        (60_000, 128, 2**31, {}, "exact"),
         (156_250, 64, 2**31, {}, "exact"),  # ten million numbers
         (156_251, 64, 2**31, {}, "hnsw"),
-        (60_000, 784, 2**31, {}, "hnsw"),
         (1_000, 64, 256_000, {}, "exact"),
         (1_000, 64, 255_999, {}, "sq8"),  # hnsw has the codes and links besides
-        (1_000, 64, 72_000, {}, "sq8"),
         (1_000, 64, 71_999, {}, "ivfpq"),
-        (6_000_000, 47, 2**31, {}, "hnsw"),
-        (10_000_000, 47, 2**31, {}, "sq8"),
-        (10_000_000, 47, 2**28, {}, "ivfpq"),
-        (10_000_000, 128, 2**31, {}, "sq8"),
         (10_000_000, 128, 2**30, {}, "ivfpq"),
         (10_000_000, 784, 2**31, {"short": 15}, "hnsw"),
         (10_000_000, 784, 2**31, {"short": 15, "originals": "memory"}, None),
@@ -754,14 +658,6 @@ def test_make_index_gives_an_index_of_the_kind_that_is_due():
     assert make_index("sq8", rows=5).kind == "sq8" and type(make_index("exact")) is Index
     with pytest.raises(ValueError, match="kind='auto' chooses by the size of the database; give rows and dimension"):
         make_index(rows=5)
-
-
-def test_lists_are_four_times_the_root_of_the_rows_if_there_is_enough_to_learn_from():
-    codes = data()[0]
-    assert ApproximateIndex("sq8").fit(codes)._inner.nlist == 32  # 39 codes or more for each
-    assert ApproximateIndex("sq8", rows=100).fit(codes)._inner.nlist == 32  # 40, and log2 of it is 5.3
-    assert ApproximateIndex("sq8", rows=30).fit(codes)._inner.nlist == 16  # 21.9, 4.45
-    assert ApproximateIndex("sq8", rows=10**7).fit(codes)._inner.nlist == 32
 
 
 # -- what is refused -----------------------------------------------------------------------------------------------
@@ -810,48 +706,29 @@ def test_too_few_codes_to_learn_from_are_refused(kind):
         ApproximateIndex(kind).add(codes[:255])
 
 
-def with_value(value):
-    codes = data()[0][:300].copy()
-    codes[[3, 8], 2] = value
-    return codes
-
-
-@pytest.mark.parametrize("kind", ["hnsw", "sq8"])
-@pytest.mark.parametrize(
-    "codes, message",
-    [
-        (np.zeros((300, D)), "must be float32, not float64; convert with"),
+def test_unfit_codes_and_queries_are_refused():
+    index = ApproximateIndex("sq8").add(data()[0][:300])
+    for codes, message in (
+        (np.zeros((300, D)), "must be float32, not float64"),
         (np.zeros((300, D - 1), np.float32), f"have {D - 1} numbers each, but the index has {D}"),
-        (np.zeros((0, D), np.float32), r"must be a non-empty \(N, D\) matrix, not of shape \(0, 16\)"),
-        (with_value(np.nan), r"have NaN or infinity in 2 row\(s\), first in row 3"),
-        (with_value(np.inf), r"have NaN or infinity in 2 row\(s\), first in row 3"),
-    ],
-)
-def test_unfit_codes_and_queries_are_refused(kind, codes, message):
-    index = ApproximateIndex(kind).add(data()[0][:300])
-    for method, what in ((index.add, "codes"), (lambda rows: index.search(rows, 1), "queries")):
-        with pytest.raises(ValueError, match=f"{what} {message}"):
-            method(codes)
+        (np.full((300, D), np.nan, np.float32), "have NaN or infinity"),
+    ):
+        for method, what in ((index.add, "codes"), (lambda rows: index.search(rows, 1), "queries")):
+            with pytest.raises(ValueError, match=f"{what} {message}"):
+                method(codes)
+    with pytest.raises(ValueError, match="codes must be float32, not float64"):
+        ApproximateIndex("sq8").fit(np.zeros((300, D)))
     assert len(index) == 300
-    if "float64" in message or "NaN" in message:
-        with pytest.raises(ValueError, match=f"codes {message}"):
-            ApproximateIndex(kind).fit(codes)
 
 
 @pytest.mark.parametrize(
     "k, options, message",
     [
-        (0, {}, "k must be a whole number of 1 or more, not 0"),
         (True, {}, "k must be a whole number of 1 or more, not True"),
-        (2.0, {}, "k must be a whole number of 1 or more, not 2.0"),
-        (N + 1, {}, f"k is {N + 1}, but the index holds only {N} rows"),
         (N, {"exclude_self": [4, 5]}, f"k is {N}, but the index holds only {N - 1} rows besides the query itself"),
         (3, {"subset": [1, 2]}, "k is 3, but the index holds only 2 rows"),
         (1, {"exclude_self": [4]}, r"exclude_self has 1 id\(s\) for 2 queries; give one for each"),
-        (1, {"exclude_self": [4, N]}, rf"exclude_self name 1 id\(s\) that are not in the index, first {N}"),
         (1, {"subset": [-1]}, r"subset name 1 id\(s\) that are not in the index, first -1"),
-        (1, {"subset": []}, "subset must be a non-empty sequence of whole numbers"),
-        (1, {"subset": [0.5]}, "subset must be a non-empty sequence of whole numbers, not float64"),
     ],
 )
 def test_a_search_that_cannot_be_is_refused(k, options, message):
@@ -868,9 +745,10 @@ def test_what_is_done_too_early_or_twice_is_refused(tmp_path):
             empty.search(queries, 1)
         with pytest.raises(ValueError, match="the index is empty; add codes before saving it"):
             empty.save(tmp_path / "index.faiss")
-        for call in (lambda empty=empty: empty.remove([0]), lambda empty=empty: empty.tune(codes)):
-            with pytest.raises(ValueError, match="the index is empty; add codes first"):
-                call()
+        with pytest.raises(ValueError, match="ids name 1 id.s. that are not in the index, first 0"):
+            empty.remove([0])
+        with pytest.raises(ValueError, match="the index is empty; add codes before searching it"):
+            empty.tune(codes)
     with pytest.raises(ValueError, match="the index has been fitted already; make a new one to learn anew"):
         index.fit(codes)
     with pytest.raises(ValueError, match="short is 17, but the codes have only 16 numbers"):
