@@ -19,9 +19,6 @@ PACKAGE = Path(__file__).resolve().parents[1]
 LEARNS_OR_SEARCHES = "codes index models training methods/* folders/duplicates retrieval/* scale/*"
 
 
-# -- statistics -----------------------------------------------------------------------------------------------------
-
-
 class Estimate(NamedTuple):
     """A mean with its 95% interval. It is formatted like a number: ``f"{gain:+.2f}"`` is ``+0.09 [+0.07, +0.11]``."""
 

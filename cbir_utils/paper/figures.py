@@ -125,11 +125,8 @@ def hits(evidence):
     return HOLDS if right == 5 else IN_PART if right else FAILS, {"right": right, "name": name}
 
 
-# -- equations and loss: the docstring of a rule is its title -------------------------------------------------------
-
-
 def equations(evidence):
-    """The findings on the paper's two equations and its loss, with the functions that implement them."""
+    """The findings on the paper's two equations and its loss (docstrings are the titles), with their functions."""
     from cbir_utils import models, training  # only here: Keras takes seconds to load
 
     return [

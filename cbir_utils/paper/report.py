@@ -66,9 +66,6 @@ def _or_error(make):
         return error
 
 
-# -- filters of the template ----------------------------------------------------------------------------------------
-
-
 def _with_code(text):
     """Text as HTML, with what stands between backquotes as code."""
     return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))

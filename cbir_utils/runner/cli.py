@@ -32,7 +32,8 @@ def run(arguments):
         raise UsageError(f"--size {arguments.size}: images can be fitted to squares of 8 to 256 pixels")
     for name in {"CBIR_DATA_HOME", "KERAS_HOME"} & os.environ.keys():
         os.environ[name] = os.path.abspath(os.environ[name])  # the notebooks run in another folder
-    parameters = _parameters(arguments, str(project_run.path("dataset")) if kind == "images" else source)
+    where = {"dataset": str(project_run.path("dataset")) if kind == "images" else source}
+    parameters = _parameters(arguments, {**where, "results": str(project_run.results)})
     options = {"size": arguments.size, "labels": arguments.labels}
     seed = next(iter(parameters.values())).get("seed", 0)
     data = None if kind == "images" else load_dataset(source, seed=seed, **options)
@@ -49,17 +50,16 @@ def run(arguments):
     return status
 
 
-def _parameters(arguments, dataset):
+def _parameters(arguments, where):
     """The notebooks that are asked for and their parameters, ``{path: {name: value}}``."""
     chosen = notebooks.select_notebooks(arguments.start, arguments.stop)
     chosen = [path for path in chosen if int(path.name[:2]) not in arguments.skip]
     if not chosen:
         raise UsageError(f"--skip leaves none of the notebooks from {arguments.start:02} to {arguments.stop:02}")
     given = dict(notebooks.parse_assignment(text) for text in arguments.parameter)
-    for name in {"dataset", "results"} & given.keys():
+    for name in where.keys() & given.keys():
         raise UsageError(f"give the {name} as --{name}, not with -p")
-    given |= {"dataset": dataset, "results": str(Path(arguments.results).resolve())}
-    return notebooks.parameters_for(chosen, notebooks.load_profile(arguments.profile), given)
+    return notebooks.parameters_for(chosen, notebooks.load_profile(arguments.profile), given | where)
 
 
 def _run_notebooks(project_run, parameters, data, arguments):
@@ -188,8 +188,8 @@ def measure(arguments):
         if arguments.experiment == "machines":
             experiments.sensitivity(project_run)
         else:
-            options = {"seeds": arguments.seeds} if arguments.seeds else {}
-            getattr(experiments, arguments.experiment)(project_run, data, **options)
+            experiment = experiments.collapse if arguments.experiment == "collapse" else experiments.guided
+            experiment(project_run, data, **({"seeds": arguments.seeds} if arguments.seeds else {}))
 
 
 # -- the grammar ----------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import yaml
@@ -37,9 +38,6 @@ def select_notebooks(start, stop):
         known = ", ".join(path.stem for path in every) or f"none in {NOTEBOOKS}: run from a clone of the repository"
         raise UsageError(f"no notebook is numbered from {start:02} to {stop:02}; there are {known}")
     return chosen
-
-
-# -- parameters -----------------------------------------------------------------------------------------------------
 
 
 def declared_parameters(notebook):
@@ -95,18 +93,13 @@ def parameters_for(notebooks, profile, given):
 def _like(default, value, what):
     """``value`` in the type of ``default``; a whole number will do for a float."""
     if isinstance(value, str) and not isinstance(default, str):
-        try:
+        with suppress(yaml.YAMLError):
             value = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise UsageError(f"{what} cannot be read: {value!r}") from error
     if isinstance(default, float) and type(value) is int:
         value = float(value)
     if default is not None and type(value) is not type(default):
         raise UsageError(f"{what} must be of type {type(default).__name__}, like {default!r}, and {value!r} is not")
     return value
-
-
-# -- running one ----------------------------------------------------------------------------------------------------
 
 
 def execute(notebook, output, parameters, *, title, log=False):
@@ -117,8 +110,7 @@ def execute(notebook, output, parameters, *, title, log=False):
     """
     import papermill
 
-    bar = {"desc": title, "leave": False, "disable": None}
-    failure = None
+    bar, failure = {"desc": title, "leave": False, "disable": None}, None
     with atomic_path(output) as partial:
         try:
             done = papermill.execute_notebook(
@@ -134,9 +126,6 @@ def execute(notebook, output, parameters, *, title, log=False):
     if failure:
         raise NotebookFailed(f"{notebook.stem} {failure}\n  executed copy: {output}")
     return done.metadata.papermill.duration
-
-
-# -- steps: what has run, on what, and need not run again -----------------------------------------------------------
 
 
 def run_step(run, notebook, parameters, data, **options):

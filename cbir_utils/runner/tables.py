@@ -57,10 +57,14 @@ def _table(kind, names, results):
     runs, (artifact, draw) = [Run(name, results) for name in names], TABLES.get(kind, TABLES["results"])
     if not all(run.path(artifact).exists() for run in runs):
         return None
-    rows = [run.load_json(artifact) for run in runs]
-    return (
-        _summary(names, rows) if kind == "summary" else f"{draw(rows[0])}\n\n{_provenance(rows[0], runs[0].manifest)}"
-    )
+    tables = [run.load_json(artifact) for run in runs]
+    if kind == "summary":
+        return _summary(names, tables)
+    rows, machine, packages = tables[0], runs[0].manifest["machine"], runs[0].manifest["packages"]
+    protocol = re.sub(r"; seeds? [\d, ]+\.$", ".", rows[0]["protocol"])  # the seeds differ from row to row
+    measured = f"{protocol} Measured {max(row['measured'] for row in rows)}"
+    where = f"{machine['system']} {machine['architecture']}, {machine['cores']} cores"
+    return f"{draw(rows)}\n\n{measured}, {where}, TensorFlow {packages['tensorflow']}."
 
 
 def _summary(names, tables):
@@ -72,13 +76,3 @@ def _summary(names, tables):
         for method, text in SUMMARY.items()
     ]
     return markdown_table(["codes", *(f"{name} {metric}" for name in names for metric in metrics)], lines)
-
-
-def _provenance(rows, manifest):
-    """The line under a table: protocol, date, machine."""
-    machine, packages = manifest["machine"], manifest["packages"]
-    protocol = re.sub(r"; seeds? [\d, ]+\.$", ".", rows[0]["protocol"])  # the seeds differ from row to row
-    return (
-        f"{protocol} Measured {max(row['measured'] for row in rows)}, {machine['system']} "
-        f"{machine['architecture']}, {machine['cores']} cores, TensorFlow {packages['tensorflow']}."
-    )

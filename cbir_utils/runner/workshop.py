@@ -62,7 +62,8 @@ def write_workshop(notebooks, folder):
         time = re.search(r"About ([^.,]+?)( on digits| on two cores)?[.,]", " ".join(notebook.cells[0].source.split()))
         page += f"| [{path.stem}]({path.name}) | {time[1] if time else ''} | {exercises} |\n"
         copy = folder / path.name
-        if copy.exists() and _has_answers(nbformat.read(copy, as_version=4)):
+        cells = nbformat.read(copy, as_version=4).cells if copy.exists() else []
+        if any(has_tag(cell, "solution") and cell.source.strip() not in ("", PROMPT) for cell in cells):
             kept.append(copy)
             continue
         with atomic_path(copy) as partial:
@@ -71,8 +72,3 @@ def write_workshop(notebooks, folder):
     with atomic_path(folder / "README.md") as partial:
         partial.write_text(page)
     return written, kept
-
-
-def _has_answers(notebook):
-    """Whether somebody has written into a participant's notebook."""
-    return any(has_tag(cell, "solution") and cell.source.strip() not in ("", PROMPT) for cell in notebook.cells)

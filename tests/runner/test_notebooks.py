@@ -39,7 +39,7 @@ def test_own_values_go_before_the_profile_s_and_those_before_the_notebook_s(fold
         (["-p", "epochs=3", "--from", "2"], "'epochs' is a parameter of 01_first_step, which this run"),
         (["-p", "epochs=many"], "epochs in 01_first_step must be of type int, like 2, and 'many' is not"),
         (["-p", "epochs=true"], "epochs in 01_first_step must be of type int, like 2, and True is not"),
-        (["-p", "epochs=["], "epochs in 01_first_step cannot be read: '['"),
+        (["-p", "epochs=["], "epochs in 01_first_step must be of type int, like 2, and '[' is not"),
         (["-p", "results=x"], "give the results as --results, not with -p"),
         (["--profile", "fast"], "there is no profile 'fast'; choose one of workshop, paper, wrong"),
         (["--profile", "wrong"], "no notebook has a parameter 'epoch'"),
@@ -65,8 +65,10 @@ def test_the_project_s_own_profile_fits_its_notebooks():
 
 
 def test_notebooks_run_in_their_folder_with_their_parameters(folder, run, capsys):
-    assert run("-p", "epochs=3") == 0
-    lines = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("[")]
+    assert run("-p", "epochs=3", "--log") == 0
+    said = capsys.readouterr().out.splitlines()
+    assert f"{folder} shapes" in said  # what a notebook prints, with --log
+    lines = [line.split() for line in said if line.startswith("[")]
     assert [line[:2] for line in lines] == [["[1/2]", "01_first_step"], ["[2/2]", "02_second_step"]]
     kept = Run("shapes", folder.parent / "results")
     executed = nbformat.read(kept.checked_path("notebooks/01_first_step.ipynb"), 4)
@@ -75,11 +77,6 @@ def test_notebooks_run_in_their_folder_with_their_parameters(folder, run, capsys
     noted = kept.manifest
     assert noted["parameters"]["01_first_step"] == dict(executed.metadata.papermill.parameters)
     assert noted["timings"]["01_first_step"] == round(executed.metadata.papermill.duration, 1)
-
-
-def test_with_log_the_notebooks_own_lines_are_shown(folder, run, capsys):
-    assert run("--log", "--to", "1") == 0
-    assert f"{folder} shapes" in capsys.readouterr().out.splitlines()
 
 
 def test_a_failing_notebook_is_kept_and_named_with_the_command_to_resume(folder, run, capsys):
@@ -156,6 +153,8 @@ def test_a_second_start_passes_over_what_is_done(three, run, ran):
     assert run("--resume") == 0 and ran() == ([], ["01", "02", "03"])
     assert run() == 0 and ran() == (["01", "02", "03"], [])  # without --resume everything runs
     assert run("--skip", "2", "--resume") == 0 and ran() == ([], ["01", "03"])
+    moved = three.results.rename(three.results.with_name("moved"))
+    assert run("--resume", "--results", str(moved)) == 0 and ran() == ([], ["01", "02", "03"])
 
 
 def test_what_has_changed_runs_again_with_all_that_follows(three, run, ran, write):
@@ -246,13 +245,6 @@ def test_what_failed_or_was_stopped_is_not_done(three, run, ran, write, monkeypa
         patch.setattr(notebooks, "execute", stop)
         assert run("--from", "2") == 130 and "interrupted" in capsys.readouterr().err
     assert run("--resume") == 0 and ran() == (["02", "03"], ["01"])
-
-
-def test_results_may_be_moved(three, run, ran):
-    assert run("--resume") == 0 and ran()
-    three.results.rename(three.results.with_name("moved"))
-    assert run("--resume", "--results", str(three.results.with_name("moved"))) == 0
-    assert ran() == ([], ["01", "02", "03"])
 
 
 def test_the_time_left_is_that_of_the_last_run_with_the_same_parameters(three, run):

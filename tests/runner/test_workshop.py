@@ -8,7 +8,7 @@ import nbformat
 import pytest
 
 from cbir_utils.runner import cli
-from cbir_utils.runner.workshop import has_tag, write_workshop
+from cbir_utils.runner.workshop import has_tag
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("0[0-9]_*.ipynb"))
@@ -86,9 +86,3 @@ def test_a_copy_with_answers_is_kept(copies, capsys):
     path.unlink()
     assert cli.main(["workshop", "--results", str(copies.parent)]) == 0
     assert path.read_text() == fresh and "kept" not in capsys.readouterr().out
-
-
-def test_a_notebook_without_exercises_is_left_out(tmp_path):
-    plain = tmp_path / "01_plain.ipynb"
-    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1 + 1")]), plain)
-    assert write_workshop([plain], tmp_path / "out") == ([], [])
