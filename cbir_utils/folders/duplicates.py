@@ -13,22 +13,11 @@ def near_duplicates(codes):
     rows' nearest distances that are not 0. The limit is the distance below which half a row is expected. Where some
     rows lie denser than others, m comes out smaller, and fewer pairs count. Of each row the five nearest are looked at.
 
-    Parameters
-    ----------
-    codes : numpy.ndarray
-        ``(N, D)``, N 2 or more, compared by Euclidean distance.
-
-    Returns
-    -------
-    tuple
-        The pairs of rows ``(P, 2)`` int64, the lower row first, the nearest pair first; their distances ``(P,)``
-        float32; and the limit, a float.
+    ``codes`` are ``(N, D)`` float32, N 2 or more, compared by Euclidean distance. Returns the pairs of rows ``(P, 2)``
+    int64, the lower row first, the nearest pair first; their distances ``(P,)`` float32; and the limit, a float.
     """
     count = len(codes)
-    if count < 2:
-        raise ValueError(f"pairs need two codes or more, not {count}")
-    rows = np.arange(count)
-    hits = Index().add(codes).search(codes, min(5, count - 1), exclude_self=rows)
+    hits = Index().add(codes).search(codes, min(5, count - 1), exclude_self=np.arange(count))
     usual = hits.distances[:, 0][hits.distances[:, 0] > 0].astype(np.float64)
     low, high = np.log(np.quantile(usual, [0.25, 0.75])) if len(usual) else (0, 0)
     limit = 0.0

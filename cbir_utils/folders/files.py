@@ -20,7 +20,6 @@ BEGINNINGS = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*")
 MAX_PIXELS = 50_000_000
 #: Images with more pixels than this are decoded one at a time, so that many threads need little memory.
 LARGE = 4_000_000
-#: Modes of Pillow that have no agreed way to 8 bits.
 REFUSED = {
     "LAB": "its colours are in CIE L*a*b*; save it in RGB",
     "F": "its pixels are floats, and no value is agreed to be white; save it with 8 or 16 bits",
@@ -47,15 +46,11 @@ def read_image(file, shape):
     scaled by bicubic interpolation until its longer side fits, and stands in the middle; the rest gets the median
     colour of its outermost pixels. Grey is the luma of ITU-R 601. White is 65,535 in grey of 16 bits and 4,095 in grey
     of 12 bits; of colours with 16 bits the higher 8 count. The range of 32-bit integers is the smallest of 0–1, 0–255
-    and 0–65,535 that holds all pixels, or else from the least to the greatest pixel. Raises
-    :class:`UnreadableImageError` for what is no image, damaged, or of more than ``MAX_PIXELS`` pixels.
+    and 0–65,535 that holds all pixels, or else from the least to the greatest pixel.
 
-    Parameters
-    ----------
-    file : str, Path, bytes or binary file
-        A path, the content of a file (PNG, JPEG, GIF, BMP, TIFF or WebP), or a file open for reading.
-    shape : tuple
-        ``(H, W, C)`` of the uint8 array that comes back; C is 1 (grey) or 3 (colour).
+    ``file`` is a path, the content of a file (bytes), or a file open for reading: PNG, JPEG, GIF, BMP, TIFF or WebP.
+    ``shape`` is ``(H, W, C)`` of the uint8 array that comes back; C is 1 (grey) or 3 (colour). Raises
+    :class:`UnreadableImageError` for what is no image, damaged, or of more than ``MAX_PIXELS`` pixels.
     """
     with warnings.catch_warnings(action="ignore"):
         image = image_or_reason(file, shape)
@@ -70,24 +65,19 @@ def image_or_reason(file, shape):
     if height < 1 or width < 1 or channels not in (1, 3):
         raise ValueError(f"shape must be (H, W, 1) or (H, W, 3), not {tuple(shape)}")
     try:
-        with _opened(file) as stream:
+        if isinstance(file, bytes):
+            return _decode(io.BytesIO(file), shape)
+        if hasattr(file, "read"):
+            return _decode(file, shape)
+        if os.path.exists(file) and not os.path.isfile(file):  # to open a pipe would wait for ever
+            return "not a file"
+        with open(file, "rb") as stream:
             return _decode(stream, shape)
     except UnreadableImageError as error:
         return str(error)
     except Exception as error:  # of Pillow's decoders: OSError, SyntaxError, struct.error, zlib.error and more
         system = getattr(error, "strerror", None)
         return REASONS.get(type(error)) or (f"it cannot be read ({system})" if system else "damaged or truncated")
-
-
-def _opened(file):
-    """``file`` as a binary file, in a context that closes it if it was opened here."""
-    if isinstance(file, bytes | bytearray | memoryview):
-        return io.BytesIO(file)
-    if hasattr(file, "read"):
-        return nullcontext(file)
-    if os.path.exists(file) and not os.path.isfile(file):  # to open a pipe would wait for ever
-        raise UnreadableImageError("not a file")
-    return open(file, "rb")
 
 
 def _decode(stream, shape):

@@ -67,37 +67,24 @@ def list_files(folder):
 
 def _why_not_opened(path, root):
     """Why a path in a folder, itself no folder, is not opened; ``None`` for a file."""
-    linked = os.path.islink(path)
-    if linked and not os.path.exists(path):
-        return "a link that leads nowhere"
-    if linked and not os.path.join(os.path.realpath(path), "").startswith(os.path.join(root, "")):
-        return "a link that leaves the folder"
-    if linked and os.path.isdir(path):
-        return "a link to a folder; its files are read where they lie"
+    if os.path.islink(path):
+        if not os.path.exists(path):
+            return "a link that leads nowhere"
+        if not Path(os.path.realpath(path)).is_relative_to(root):
+            return "a link that leaves the folder"
+        if os.path.isdir(path):
+            return "a link to a folder; its files are read where they lie"
     return None if os.path.isfile(path) else "not a file"
 
 
 def read_folder(folder, *, size=None, channels=None, path=None):
-    """Read all images in a folder and its subfolders, each fitted to a square by ``read_image``.
+    """Read all images in a folder and its subfolders (:func:`list_files`), each fitted to a square by ``read_image``.
 
-    Parameters
-    ----------
-    folder : str or Path
-        Where the images are; see :func:`list_files` for which files count.
-    size : int, optional
-        Side of the squares; 28 for grey and 32 for colour images by default.
-    channels : int, optional
-        1 for grey, 3 for colour. By default 3 if one of up to 200 files, evenly spread over the sorted list, is in
-        colour: if at 32×32 the channels of more than 1 % of its pixels lie more than 16 levels apart. So neither the
-        noise of a grey JPEG nor a speck counts as colour.
-    path : str or Path, optional
-        A ``.npy`` file to write the images to, one by one; they come back memory-mapped, read-only. By default they
-        are kept in memory.
-
-    Raises
-    ------
-    DatasetError
-        If none of the files is a readable image.
+    ``size`` is the side of the squares, by default 28 for grey and 32 for colour. ``channels`` is 1 for grey, 3 for
+    colour: by default 3 if one of up to 200 files, evenly spread over the sorted list, is in colour. It is if at 32×32
+    the channels of more than 1 % of its pixels lie more than 16 levels apart; so neither the noise of a grey JPEG nor
+    a speck counts. ``path`` is a ``.npy`` file to write the images to, one by one; they come back memory-mapped,
+    read-only. By default they stay in memory. Raises :class:`DatasetError` if no file is a readable image.
     """
     names, rejects = list_files(folder)
     ids, rejects = [], list(rejects)
@@ -245,8 +232,6 @@ def load_packed(target):
         if sha256(path) != note["sha256"]:
             raise ValueError("images.npy differs from its hash in dataset.json")
         images = np.load(path, mmap_mode="r", allow_pickle=False)
-        if (len(images), images.ndim, images.dtype) != (len(ids), 4, np.uint8):
-            raise ValueError("images.npy holds other images than dataset.json says")
         return _dataset(note["name"], images, ids, rejects, note["labelled"], note["content_hash"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DatasetError(f"{target}: its packed images are damaged ({error}); pack the folder again") from error

@@ -100,12 +100,12 @@ def read_idx(path):
     try:
         with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
             data = file.read()
-        if len(data) < 4 or data[:2] != b"\0\0" or data[2] not in IDX_TYPES or data[3] == 0:
+        if data[:2] != b"\0\0" or data[2] not in IDX_TYPES:
             raise ValueError(f"wrong magic number {data[:4].hex()}")
         dtype, ndim = np.dtype(IDX_TYPES[data[2]]), data[3]
         shape = np.frombuffer(data, ">u4", ndim, offset=4).tolist()
         array = np.frombuffer(data, dtype, offset=4 + 4 * ndim).reshape(shape)
-    except (OSError, EOFError, ValueError, zlib.error) as error:
+    except (OSError, EOFError, LookupError, ValueError, zlib.error) as error:
         raise DatasetError(f"{path} cannot be read as an IDX file ({error}); fetch it again") from error
     return array.astype(dtype.newbyteorder("="))
 

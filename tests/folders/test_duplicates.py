@@ -1,7 +1,6 @@
 """Near-duplicates: copies and all but copies are found among random codes, and nothing else."""
 
 import numpy as np
-import pytest
 
 from cbir_utils.folders.duplicates import near_duplicates
 
@@ -16,8 +15,6 @@ def test_near_duplicates_are_found_and_nothing_else():
     assert nothing.shape == (0, 2)
 
 
-def test_near_duplicates_among_nothing_but_copies_and_of_one_code():
+def test_near_duplicates_among_nothing_but_copies():
     pairs, distances, limit = near_duplicates(np.ones((3, 2), np.float32))
     assert pairs.tolist() == [[0, 1], [0, 2], [1, 2]] and not distances.any() and limit == 0
-    with pytest.raises(ValueError, match="pairs need two codes or more, not 1"):
-        near_duplicates(np.ones((1, 2), np.float32))

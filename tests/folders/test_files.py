@@ -97,30 +97,21 @@ def test_four_levels_of_grey_survive_every_form(file):
     assert colour(file) == np.repeat(LEVELS[..., None], 3, axis=2).tolist()
 
 
-def test_a_jpeg_is_read_as_closely_as_jpeg_keeps_it_and_one_bit_is_0_and_255():
-    pixels = grey(encoded(np.full((16, 16), 200, np.uint8), "JPEG"), 16, 16)
-    assert np.ptp(pixels) == 0 and abs(pixels[0][0] - 200) <= 1
+def test_colours_are_read_as_such_and_weighed_for_grey_and_one_bit_is_0_and_255():
     assert grey(encoded(Image.fromarray(LEVELS > 100))) == [[0, 0], [255, 255]]
-
-
-def test_colours_are_read_as_such_and_weighed_for_grey():
     # ITU-R 601: 0.299 · 255 = 76.2 for red, 0.587 · 255 = 149.7 for green, 0.114 · 255 = 29.1 for blue.
     pixels = np.array([[RED, [0, 255, 0]], [[0, 0, 255], WHITE]], np.uint8)
     assert colour(encoded(pixels)) == pixels.tolist()
     assert grey(encoded(pixels)) == [[76, 150], [29, 255]]
 
 
-@pytest.mark.parametrize("form", ["TIFF", "JPEG"])
-def test_cmyk_is_read_as_the_colour_it_prints(form):
-    options = {"quality": 100} if form == "JPEG" else {}
-    file = encoded(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), form, **options)  # no cyan, all magenta and yellow: red
-    np.testing.assert_allclose(colour(file, 1, 1), [[RED]], atol=1)
-
-
-def test_ycbcr_in_a_tiff_is_read_as_the_colour_it_means():
+def test_cmyk_and_ycbcr_are_read_as_the_colour_they_mean():
+    printed = Image.new("CMYK", (8, 8), (0, 255, 255, 0))  # no cyan, all magenta and yellow: red
     # Red in YCbCr: Y = 0.299 · 255 = 76, Cb = 128 − 0.1687 · 255 = 85, Cr = 128 + 0.5 · 255 = 255.
-    file = encoded(Image.new("YCbCr", (4, 4), (76, 85, 255)), "TIFF", compression="tiff_deflate")
-    np.testing.assert_allclose(colour(file, 1, 1), [[RED]], atol=2)
+    sent = Image.new("YCbCr", (4, 4), (76, 85, 255))
+    files = encoded(printed, "TIFF"), encoded(printed, "JPEG", quality=100)
+    for file in (*files, encoded(sent, "TIFF", compression="tiff_deflate")):
+        np.testing.assert_allclose(colour(file, 1, 1), [[RED]], atol=2)
 
 
 REFUSED = {
@@ -135,12 +126,9 @@ def test_tiffs_of_uncertain_meaning_are_refused_with_a_remedy(why):
     assert reason(encoded(REFUSED[why], "TIFF")) == why
 
 
-def test_16_bits_are_rounded_and_not_cut():
+def test_16_bits_are_rounded_and_not_cut_and_zero_is_white_where_a_tiff_says_so():
     # 128 / 257 = 0.498 and 129 / 257 = 0.502; 32,767 / 257 = 127.498 and 32,768 / 257 = 127.502.
     assert grey(encoded(np.array([[128, 129], [32767, 32768]], np.uint16))) == [[0, 1], [127, 128]]
-
-
-def test_zero_is_white_where_a_tiff_of_16_bits_says_so():
     file = encoded(LEVELS.astype(np.uint16) * 257, "TIFF")
     assert grey(retagged(file, 262, [1], [0])) == [[255, 170], [85, 0]]
 
@@ -219,23 +207,14 @@ SHOWN = {
 
 
 @pytest.mark.parametrize("orientation", SHOWN)
-@pytest.mark.parametrize("form", ["PNG", "TIFF", "WEBP"])
-def test_images_are_turned_as_their_exif_orientation_says(form, orientation):
+def test_images_are_turned_as_their_exif_orientation_says(orientation):
     exif = Image.Exif()
     exif[274] = orientation
-    options = {"lossless": True} if form == "WEBP" else {}
-    assert grey(encoded(LEVELS, form, exif=exif, **options)) == SHOWN[orientation]
-
-
-def test_a_turned_image_is_fitted_as_it_is_shown_also_where_jpeg_decodes_at_an_eighth():
-    exif = Image.Exif()
-    exif[274] = 6
-    blocks = np.kron(LEVELS, np.ones((64, 64), np.uint8))
+    for form, options in (("PNG", {}), ("TIFF", {}), ("WEBP", {"lossless": True})):
+        assert grey(encoded(LEVELS, form, exif=exif, **options)) == SHOWN[orientation], form
+    blocks = np.kron(LEVELS, np.ones((64, 64), np.uint8))  # a JPEG decodes them at an eighth
     image = read_image(encoded(blocks, "JPEG", exif=exif), (8, 8, 1))[1::4, 1::4, 0]  # the middle of each quarter
-    np.testing.assert_allclose(image, SHOWN[6], atol=6)
-    wide = np.zeros((2, 4), np.uint8)
-    wide[0] = 255  # the upper row, which is shown as the right column
-    assert grey(encoded(wide, exif=exif), 4, 2) == [[0, 255]] * 4
+    np.testing.assert_allclose(image, SHOWN[orientation], atol=6)
 
 
 def test_damaged_exif_does_not_make_an_image_unreadable():
@@ -253,13 +232,9 @@ def test_the_filling_has_the_border_s_median_colour_channel_by_channel():
     assert (image[:, [0, 1, 6, 7]] == [10, 20, 30]).all()
 
 
-def test_scaling_down_averages_all_pixels_that_a_pixel_covers():
+def test_scaling_down_averages_all_pixels_that_a_pixel_covers_and_distorts_nothing():
     stripes = np.tile(np.array([0, 200], np.uint8), (32, 16))  # one pixel wide: nearest neighbour would see one colour
     assert (abs(np.array(grey(encoded(stripes), 4, 4)) - 100) <= 4).all()
-
-
-def test_nothing_is_distorted():
-    """A disc stays a disc, whatever the proportions of its image."""
     rows, columns = np.mgrid[:60, :120]
     disc = np.where((rows - 29.5) ** 2 + (columns - 59.5) ** 2 < 400, 255, 0).astype(np.uint8)
     image = np.array(grey(encoded(disc), 24, 24)) > 127
@@ -276,52 +251,36 @@ def test_a_single_pixel_fills_the_whole_and_a_thin_line_does_not_vanish():
     assert grey(encoded(line), 4, 4)[0][1] < 90
 
 
-@pytest.mark.parametrize("shape", [(0, 2, 1), (2, 2, 2), (2, -1, 3)])
-def test_a_shape_that_no_image_has_is_the_caller_s_mistake(shape):
-    with pytest.raises(ValueError, match=r"shape must be \(H, W, 1\) or \(H, W, 3\)") as caught:
-        read_image(encoded(LEVELS), shape)
-    assert not isinstance(caught.value, UnreadableImageError)
-
-
-def test_paths_bytes_and_open_files_are_read_alike(tmp_path):
+def test_paths_bytes_and_open_files_are_read_alike_into_the_shapes_that_images_have(tmp_path):
     path = tmp_path / "some.png"
     path.write_bytes(encoded(LEVELS))
     with open(path, "rb") as file:
         assert grey(file) == grey(path) == grey(str(path)) == grey(path.read_bytes()) == LEVELS.tolist()
+    for shape in ((0, 2, 1), (2, 2, 2), (2, -1, 3)):
+        with pytest.raises(ValueError, match=r"shape must be \(H, W, 1\) or \(H, W, 3\)"):
+            read_image(path, shape)
 
 
 NOISE = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
-NO_IMAGE = "not an image (PNG, JPEG, GIF, BMP, TIFF or WebP)"
 
 
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP"])
-@pytest.mark.parametrize("share", [0.0, 0.02, 0.5, 0.9])
-def test_a_truncated_image_is_damaged(form, share):
+def test_a_truncated_image_is_damaged(form):
     file = encoded(NOISE, form)
-    assert reason(file[: max(12, int(share * len(file)))]) == "damaged or truncated"
+    for share in (0.0, 0.02, 0.5, 0.9):
+        assert reason(file[: max(12, int(share * len(file)))]) == "damaged or truncated", share
 
 
-@pytest.mark.parametrize(
-    "exception", [SyntaxError, EOFError, struct.error, zlib.error, IndexError, SystemError, MemoryError]
-)
-def test_whatever_pillow_raises_is_a_reason(monkeypatch, exception):
-    def fail(*args):
-        raise exception("inside")
-
-    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", fail)
-    lack = exception is MemoryError
-    assert reason(encoded(LEVELS)) == ("not enough memory to read it" if lack else "damaged or truncated")
+def test_whatever_pillow_raises_is_a_reason(monkeypatch):
+    for error in (SyntaxError("inside"), struct.error("inside"), MemoryError()):
+        monkeypatch.setattr("PIL.ImageFile.ImageFile.load", Mock(side_effect=error))
+        lack = isinstance(error, MemoryError)
+        assert reason(encoded(LEVELS)) == ("not enough memory to read it" if lack else "damaged or truncated")
 
 
-@pytest.mark.parametrize(
-    "data", [b"some words", b"%PDF-1.7 ...", b"\0" * 100, b"P5 2 2 255\n\0\0\0\0", b"RIFF\0\0\0\0WAVEfmt "]
-)
-def test_other_files_are_no_images(data):
-    """Among them PGM, which Pillow could read, but which is not one of the formats named."""
-    assert reason(data) == NO_IMAGE
-
-
-def test_files_that_are_not_there_or_none_are_named_so(tmp_path, monkeypatch):
+def test_files_that_are_not_there_or_no_images_are_named_so(tmp_path, monkeypatch):
+    for data in (b"some words", b"\0" * 100, b"P5 2 2 255\n\0\0\0\0", b"RIFF\0\0\0\0WAVEfmt "):  # PGM is not named
+        assert reason(data) == "not an image (PNG, JPEG, GIF, BMP, TIFF or WebP)"
     (tmp_path / "empty.png").touch()
     os.mkfifo(tmp_path / "pipe.png")
     assert reason(tmp_path / "empty.png") == reason(b"") == "empty (zero bytes)"
@@ -332,22 +291,13 @@ def test_files_that_are_not_there_or_none_are_named_so(tmp_path, monkeypatch):
     assert reason(tmp_path / "empty.png") == "it cannot be read (Permission denied)"
 
 
-@pytest.mark.parametrize(("width", "height"), [(20_000, 20_000), (10_000, 10_000), (10_000, 5_001), (50_000_001, 1)])
-def test_an_image_of_too_many_pixels_is_refused_by_its_header(monkeypatch, width, height):
-    """Pillow raises at 20,000 × 20,000 and warns at 10,000 × 10,000: neither is seen."""
-    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda self: pytest.fail("its pixels were decoded"))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert reason(png(width, height, 8, 0, [])) == "more than 50,000,000 pixels"
-
-
-def test_pillow_s_warnings_do_not_leak():
-    file = encoded(two_colours(), transparency=b"\x80\x00")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        with Image.open(io.BytesIO(file)) as image, pytest.raises(UserWarning):
-            image.convert("RGB")  # Pillow does warn of such a file
-        assert grey(file)[0][1] == 255
+def test_an_image_of_too_many_pixels_is_refused_by_its_header_and_pillow_s_warnings_do_not_leak(monkeypatch):
+    """Pillow raises at 20,000 × 20,000 and warns at 10,000 × 10,000 and of one transparent palette."""
+    with warnings.catch_warnings(action="error"):
+        assert grey(encoded(two_colours(), transparency=b"\x80\x00"))[0][1] == 255
+        monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda self: pytest.fail("its pixels were decoded"))
+        for width, height in ((20_000, 20_000), (10_000, 10_000), (10_000, 5_001), (50_000_001, 1)):
+            assert reason(png(width, height, 8, 0, [])) == "more than 50,000,000 pixels"
 
 
 def test_a_large_image_is_decoded_alone(monkeypatch):
