@@ -1,7 +1,6 @@
 """Exact search, held equal to a slow loop over queries and rows; saving and loading; every refusal."""
 
 import json
-from pathlib import Path
 
 import faiss
 import numpy as np
@@ -10,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from cbir_utils.index import COARSE, FINE, FORMAT, METRICS, QUERIES, Hits, Index, IndexFileError
+from cbir_utils.index import FORMAT, METRICS, SPARE, Hits, Index, IndexFileError
 
 EXACT = ("euclidean", "manhattan")  # on small whole numbers their float64 sums are exact, in whatever order
 
@@ -105,17 +104,11 @@ def test_search_and_rank_equal_the_slow_loop_on_small_integers(metric, problem):
     assert_ranked(ranked, distances, ids, metric)
 
 
-GROUP = FINE * COARSE
-
-
 @pytest.mark.parametrize("metric", METRICS)
-@pytest.mark.parametrize(
-    "n", [1, 2, GROUP - 1, GROUP, GROUP + 1, 2 * GROUP - 1, 2 * GROUP, 2 * GROUP + 1, 5 * GROUP + 7]
-)
-def test_search_is_right_for_databases_around_the_group_size(metric, n, monkeypatch):
-    monkeypatch.setattr("cbir_utils.index.SCORES", 3 * 2 * GROUP)  # three queries at once: slabs of two groups
+@pytest.mark.parametrize("n", [1, 2, SPARE, SPARE + 1, SPARE + 2, 4 * SPARE, 5 * SPARE + 7, 130])
+def test_search_is_right_for_databases_around_the_number_of_candidates(metric, n):
     rows, queries = small_integers(n, n, 3), small_integers(100, 3, 3)
-    rows[n // 2 :] = rows[: n - n // 2]  # every row twice: ties
+    rows[n // 2 :] = rows[: n - n // 2]  # every row twice: ties, also at the last candidate
     distances, ids = slow_ranking(rows, queries, metric)
     index = build(rows, metric)
     for k in {1, min(2, n), (n + 1) // 2, n}:
@@ -163,7 +156,7 @@ def test_several_blocks_of_queries_equal_the_slow_loop(metric):
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_exclude_self_leaves_out_each_query_of_several_blocks_and_only_it(metric):
-    rows = small_integers(5, QUERIES + 22, 3)
+    rows = small_integers(5, 278, 3)
     rows[100:120] = rows[:20]  # a twin of the query stays in
     own = np.random.default_rng(6).permutation(len(rows))
     distances, ids = slow_ranking(rows, rows[own], metric, own)
@@ -500,34 +493,41 @@ def test_an_index_of_a_newer_format_is_refused_and_an_older_one_read(saved):
     assert len(Index.load(saved)) == 60
 
 
-def test_an_index_that_cannot_be_written_leaves_the_old_one(saved, monkeypatch):
-    def full(index, path):
-        Path(path).write_bytes(b"half")
-        raise RuntimeError("No space left on device")
+@pytest.mark.parametrize("fails", ["faiss", "json", "rename"])
+def test_an_index_that_cannot_be_written_leaves_the_old_one(saved, monkeypatch, fails):
+    """FAISS's file, its description, or the first of the two renames: the old pair stays, whole."""
 
-    before = saved.read_bytes()
+    def full(*_):
+        raise OSError("No space left on device")
+
     index = Index.load(saved).remove([0])
-    monkeypatch.setattr("cbir_utils.index.faiss.write_index", full)
-    with pytest.raises(
-        IndexFileError, match=r"could not be written \(No space left on device\); what was there before"
-    ):
+    name = {"faiss": "faiss.write_index", "json": "Path.write_text", "rename": "os.replace"}[fails]
+    monkeypatch.setattr(f"cbir_utils.index.{name}", full)
+    with pytest.raises(IndexFileError, match="could not be written .*No space left on device.*; what was there before"):
         index.save(saved)
-    assert saved.read_bytes() == before
+    monkeypatch.undo()
     assert len(Index.load(saved)) == 60
     assert sorted(p.name for p in saved.parent.iterdir()) == ["index.faiss", "index.json"]
+
+
+def test_a_file_that_no_longer_has_its_hash_is_refused_before_faiss_reads_it(saved, monkeypatch):
+    saved.write_bytes(saved.read_bytes()[:-1])
+    monkeypatch.setattr("cbir_utils.index.faiss.read_index", lambda *_: pytest.fail("a damaged file was parsed"))
+    with pytest.raises(IndexFileError, match="is not the file that index.json describes"):
+        Index.load(saved)
 
 
 @pytest.mark.parametrize("ending", [".faiss", ".json"])
 def test_a_missing_file_is_named(saved, ending):
     saved.with_suffix(ending).unlink()
-    with pytest.raises(IndexFileError, match=rf"index\{ending} does not exist; build the index with notebook 04"):
+    with pytest.raises(IndexFileError, match=rf"index\{ending} does not exist; build the index and save it"):
         Index.load(saved)
 
 
 @pytest.mark.parametrize("damage", [lambda data: data[:-100], lambda data: b"a text, no index\n", lambda data: b""])
 def test_a_truncated_index_and_one_that_is_text_are_refused(saved, damage):
     saved.write_bytes(damage(saved.read_bytes()))
-    with pytest.raises(IndexFileError, match="index.faiss is no FAISS index, or a truncated one"):
+    with pytest.raises(IndexFileError, match="index.faiss is not the file that index.json describes"):
         Index.load(saved)
 
 
@@ -561,7 +561,7 @@ def test_a_description_that_describes_nothing_is_refused(saved, text):
 
 
 def test_the_index_of_another_encoder_is_refused(saved):
-    with pytest.raises(IndexFileError, match="codes of another encoder .abc123…, not fedcba987654….*03 and 04"):
+    with pytest.raises(IndexFileError, match="codes of another encoder .abc123…, not fedcba987654….*build the index anew"):
         Index.load(saved, encoder_hash="fedcba9876543210")
 
 
@@ -602,7 +602,7 @@ def test_novelty_of_rows_without_themselves_is_that_of_an_index_without_them():
 
 
 def test_an_empty_index_knows_nothing_new():
-    with pytest.raises(ValueError, match="the index is empty; add codes before asking what is new"):
+    with pytest.raises(ValueError, match="the index is empty; add codes before searching it"):
         Index().novelty(np.zeros((1, 2), np.float32))
 
 

@@ -53,7 +53,7 @@ MAY_IMPORT = {
 ONLY_IN = {
     "keras": {"models", "training", "methods.contrastive", "methods.family", "methods.views"},
     "tensorflow": set(),
-    "faiss": {"index", "methods.binary", "scale.approximate"},
+    "faiss": {"index", "methods.binary", "scale.kinds"},
     "ray": {"scale.workers"},
     "pyarrow": {"scale.shards", "scale.workers"},
     "pymilvus": {"scale.engine"},
