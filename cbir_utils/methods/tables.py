@@ -4,18 +4,18 @@ from cbir_utils.metrics import markdown_table
 
 
 def family_table(rows):
-    """What notebook 06's methods cost and are worth, best first, as a Markdown table; a dash where a ranking is too short."""
-    header = ["method", "P@1", "P@5", "P@100", "R-prec.", "mAP [95 % interval]", "weights", "bytes/image",
-              "training (s)", "recon. error", "collapsed"]  # fmt: skip
+    """What notebook 06's methods cost and are worth, best first, as Markdown; a dash where a ranking is too short."""
+    names = ("P@1", "P@5", "P@100", "R-precision")
+    costs = ["weights", "bytes/image", "training (s)", "recon. error", "collapsed"]
     lines = []
     for row in sorted(rows, key=lambda row: -row["mAP"]):
-        precisions = [f"{row[name]:.3f}" if name in row else "–" for name in ("P@1", "P@5", "P@100", "R-precision")]
-        low, high = row["mAP_interval"]
-        error = row["reconstruction_error"]
-        lines.append([row["method"], *precisions, f"{row['mAP']:.3f} [{low:.3f}, {high:.3f}]", f"{row['weights']:,}", f"{row['bytes_per_image']:,}",
-                      f"{row['train_seconds']:.0f}", "–" if error is None else f"{error:.4f}",
-                      f"{row['collapsed']} of {row['trainings']}" if row["weights"] else "–"])  # fmt: skip
-    return markdown_table(header, lines)
+        precisions = [f"{row[name]:.3f}" if name in row else "–" for name in names]
+        quality = "{:.3f} [{:.3f}, {:.3f}]".format(row["mAP"], *row["mAP_interval"])
+        error = "–" if row["reconstruction_error"] is None else f"{row['reconstruction_error']:.4f}"
+        collapsed = f"{row['collapsed']} of {row['trainings']}" if row["weights"] else "–"
+        sizes = [f"{row['weights']:,}", f"{row['bytes_per_image']:,}", f"{row['train_seconds']:.0f}"]
+        lines.append([row["method"], *precisions, quality, *sizes, error, collapsed])
+    return markdown_table(["method", *names, "mAP [95 % interval]", *costs], lines)
 
 
 def binary_table(rows):
