@@ -1,38 +1,29 @@
 """Nearest-neighbour search in a database engine, in the words of :class:`~cbir_utils.index.Index`.
 
 Milvus keeps the codes: a path that ends in ``.db`` is its embedded engine (milvus-lite, in this process, exact), and
-``http://host:port`` is a server or a cluster (an HNSW graph, approximate: Malkov and Yashunin 2020). To move from one
-to the next, change the address::
-
-    from cbir_utils.scale.collection import Collection
-
-    index = Collection("results/digits.db", "convolutional", metric="cosine", encoder_hash=encoder_hash)
-    index.add(codes, ids)
-    hits = index.search(queries, 10)
-
-Needs the extra ``scale``; importing this module does not.
+``http://host:port`` is a server or a cluster (an HNSW graph, approximate: Malkov and Yashunin 2020). Needs the extra
+``scale``; importing this module does not.
 """
 
 import json
 import sys
-from functools import partial
 
 import numpy as np
 from tqdm.auto import tqdm
 
 from cbir_utils.codes import checked_codes, checked_k, checked_queries, own_rows, rows_of, unit_length, whole_numbers
-from cbir_utils.index import Hits
+from cbir_utils.index import Hits, nearest_first, without
 from cbir_utils.scale import engine
 from cbir_utils.scale.engine import EngineError
 
-#: The distances that Milvus offers of those of ``Index``.
-ENGINE_METRICS = ("euclidean", "cosine")
+#: What Milvus calls those of the distances of ``Index`` that it offers.
+ENGINE_METRICS = {"euclidean": "L2", "cosine": "IP"}
 
 #: Of the facts that are kept with a collection, and the properties where they and the next code's id are kept.
-FORMAT, FACTS, NEXT_ID = 2, "cbir_utils.facts", "cbir_utils.next_id"
+FORMAT, FACTS, NEXT_ID = 3, "cbir_utils.facts", "cbir_utils.next_id"
 
-#: Milvus returns no more hits than this for a query, and its code for a collection that is not loaded yet.
-MOST_HITS, NOT_LOADED = 16_384, 101
+#: Milvus returns no more hits than this for a query.
+MOST_HITS = 16_384
 
 #: Sent at a time: numbers of codes (4 MB), ids in a filter, queries, and hits of a call.
 NUMBERS, IDS, QUERIES, HITS = 2**20, 10_000, 1000, 2**20
@@ -47,9 +38,9 @@ ANSWER, LOAD = 60, 600
 class Collection:
     """Codes in a Milvus collection, which is made by the first ``add``.
 
-    Distances are those of :class:`~cbir_utils.index.Index`, summed in float32. The embedded engine is exact. A server
-    searches an HNSW graph: it may miss a near row, and of rows at equal distance it may find any. Each of its answers
-    waits until all that was added can be found, some 0.2 s: send many queries in one call.
+    Distances are those of :class:`~cbir_utils.index.Index`, in float32. The embedded engine is exact. A server searches
+    an HNSW graph: it may miss a near row, and of rows at equal distance it may find any. Each of its answers waits
+    until all that was added can be found, some 0.2 s: send many queries in one call.
 
     Parameters
     ----------
@@ -77,7 +68,7 @@ class Collection:
             raise ValueError(
                 f"Milvus has no metric {metric!r}; choose one of {', '.join(ENGINE_METRICS)}, or search with Index"
             )
-        self._client = engine.connect(self.address, name)
+        self._client = engine.connect(self.address)
         try:
             self._open()
         except BaseException:
@@ -88,9 +79,7 @@ class Collection:
         return f"the collection {self.name} at {engine.shown(self.address)}"
 
     def __len__(self):
-        if not self._exists():
-            return 0
-        return self._call("query", filter="", output_fields=["count(*)"], consistency_level="Strong")[0]["count(*)"]
+        return self._query("", "count(*)")[0] if self._open() else 0
 
     def __enter__(self):
         return self
@@ -111,7 +100,7 @@ class Collection:
         that add to one collection have to give ids. Raises ValueError for unfit codes or ids, and EngineError if the
         engine fails in the middle: the same ``add`` with the same ids then loses and doubles nothing.
         """
-        codes = checked_codes(codes, "codes", self.dimension if self._exists() else None)
+        codes = checked_codes(codes, "codes", self.dimension if self._open() else None)
         ids = ids if ids is None else _new_ids(ids, len(codes))
         if self.dimension is None:
             self._create(codes.shape[1])
@@ -119,7 +108,9 @@ class Collection:
         ids = _new_ids(np.arange(next_id, next_id + len(codes)), len(codes)) if ids is None else ids
         if ids.max() >= next_id:  # kept first: an id is never given twice, whatever fails later
             self._call("alter_collection_properties", {NEXT_ID: str(int(ids.max()) + 1)})
-        codes, step = _vectors(codes, self.metric), max(1, NUMBERS // self.dimension)
+        if self.metric == "cosine":
+            codes = unit_length(codes)
+        step = max(1, NUMBERS // self.dimension)
         for start in tqdm(range(0, len(codes), step), disable=len(codes) <= step):
             part = slice(start, start + step)
             rows = [{"id": i, "code": code} for i, code in zip(ids[part].tolist(), codes[part], strict=True)]
@@ -148,9 +139,10 @@ class Collection:
         with ``exclude_self``). ``ef`` candidates are kept as a server walks the graph, k + 2 or more: with more it
         finds more and takes longer. 128, or 4 k for large k, if not given; the embedded engine has no use for it.
         """
-        queries = checked_queries(queries, self.dimension if self._exists() else None)
+        queries = checked_queries(queries, self.dimension if self._open() else None)
         k, without_self = checked_k(k, sys.maxsize if self.dimension else 0), exclude_self is not None
-        if k > MOST_HITS - without_self:
+        wanted = k + without_self  # one more, in case the query itself is there
+        if wanted > MOST_HITS:
             raise ValueError(f"k is {k}, but Milvus returns {MOST_HITS - without_self} hits at most; ask for fewer")
         if ef is not None and not k + 2 <= ef <= MOST_EF:
             raise ValueError(f"ef must be from k + 2 = {k + 2} to {MOST_EF}, not {ef!r}")
@@ -162,44 +154,50 @@ class Collection:
             subset = self._known(subset, "subset")
             checked_k(k, len(subset), without_self)
             filters = _filters(subset)
-        step, blocks = max(1, min(QUERIES, HITS // k, NUMBERS // self.dimension)), []
-        answers = [partial(self._answers, each, ef or max(EF, 4 * k)) for each in filters]
+        if self.metric == "cosine":
+            queries = unit_length(queries)
+        step, blocks, ef = max(1, min(QUERIES, HITS // k, NUMBERS // self.dimension)), [], ef or max(EF, 4 * k)
         for start in range(0, len(queries), step):
-            these = slice(start, start + step)
-            # One more than k, in case the query itself is there.
-            found = [_nearest(answer, queries[these], k + without_self) for answer in answers]
-            distances, ids = (np.concatenate(part, axis=1) for part in zip(*found, strict=True))
-            if own is not None:
-                distances[ids == own[these, None]] = np.inf
-            blocks.append(_sorted(distances, ids, k))
-        distances, ids = (np.concatenate(part) for part in zip(*blocks, strict=True))
-        least = np.isfinite(distances).sum(axis=1).min()
+            part = queries[start : start + step]
+            found = [self._nearest(part, wanted, wanted + 1, expression, ef) for expression in filters]
+            hits = nearest_first(*map(np.hstack, zip(*found, strict=True)), wanted)
+            blocks.append(without(hits, own[start : start + step]) if without_self else hits)
+        hits = Hits(*map(np.concatenate, zip(*blocks, strict=True)))
+        least = np.isfinite(hits.distances).sum(axis=1).min()
         if least < k:
             checked_k(k, len(self), without_self)
             raise EngineError(f"{self} found only {least} of {k} hits; ask for fewer, or give a larger ef")
-        return Hits(distances.astype(np.float32), ids)
+        return hits
 
-    def _answers(self, expression, ef, queries, ask):
-        """Distances and ids that the engine answers, ``(Q, ask)``; where it finds fewer, infinity and -1."""
-        vectors = _vectors(queries, self.metric)
-        if self.metric == "cosine":
-            vectors[:, -1] = 0  # a query of zeros is as far from codes of zeros as from the others
-        ef = {} if engine.is_embedded(self.address) else {"ef": min(max(ef, ask), MOST_EF)}
-        how = {"metric_type": "L2", "params": ef}
-        fields = {"anns_field": "code", "output_fields": ["id"], "consistency_level": "Strong"}
-        answer = self._call("search", vectors, filter=expression, limit=ask, search_params=how, **fields)
-        squared, ids = np.full((len(queries), ask), np.inf), np.full((len(queries), ask), -1)
-        for row, hits in enumerate(answer):
-            squared[row, : len(hits)], ids[row, : len(hits)] = hits.distances, hits.ids
-        return _distances(squared, queries, self.metric), ids
+    def _nearest(self, queries, wanted, ask, expression, ef):
+        """The ``wanted`` nearest, at equal distance those with the lowest ids; infinity and -1 where there are fewer.
+
+        Of rows at equal distance the engine returns any, so it is asked for more until the last is beyond them.
+        """
+        ask = min(ask, MOST_HITS)
+        params = {} if engine.is_embedded(self.address) else {"ef": min(max(ef, ask), MOST_EF)}
+        how = {"anns_field": "code", "search_params": {"metric_type": ENGINE_METRICS[self.metric], "params": params}}
+        how |= {"filter": expression, "limit": ask, "output_fields": ["id"], "consistency_level": "Strong"}
+        distances, ids = np.full((len(queries), ask), np.inf, np.float32), np.full((len(queries), ask), -1)
+        for row, hits in enumerate(self._call("search", queries, **how)):
+            found = np.array(hits.distances)
+            found = np.sqrt(found) if self.metric == "euclidean" else np.maximum(1 - found, 0)
+            distances[row, : len(hits)], ids[row, : len(hits)] = found, hits.ids
+        hits = nearest_first(distances, ids, wanted)
+        tied = np.isfinite(distances[:, -1]) & (distances[:, wanted - 1] == distances[:, -1])
+        if ask < MOST_HITS and tied.any():
+            more = self._nearest(queries[tied], wanted, 2 * ask, expression, ef)
+            hits.distances[tied], hits.ids[tied] = more
+        return hits
 
     def _create(self, dimension):
         """Make the collection, unless another program does so at this moment."""
         facts = {"format": FORMAT, "metric": self.metric, "dimension": dimension, "encoder_hash": self.encoder_hash}
         how = {"consistency_level": "Strong", "properties": {FACTS: json.dumps(facts), NEXT_ID: "0"}}
-        schema = engine.schema(self._client, dimension + (self.metric == "cosine"))
+        exact = engine.is_embedded(self.address)
+        how |= engine.layout(self._client, dimension, ENGINE_METRICS[self.metric], exact)
         try:
-            self._call("create_collection", schema=schema, **how)
+            self._call("create_collection", **how)
         except EngineError:
             if not self._call("has_collection"):
                 raise
@@ -207,108 +205,57 @@ class Collection:
         if self.dimension != dimension:
             raise EngineError(f"{self} has just been made for codes of {self.dimension} numbers, not {dimension}")
 
-    def _exists(self):
-        """Whether there is a collection; another program may have made it since this one looked."""
-        if self.dimension is None:
-            self._open()
-        return self.dimension is not None
-
     def _open(self):
-        """Look for the collection; if there is one, check that it is the one that is asked for, and load it."""
+        """Whether there is a collection: one that another program has made counts. It is checked once, and loaded."""
+        if self.dimension is not None:
+            return True
         if not self._call("has_collection"):
             self.metric = self.metric or "euclidean"
-            return
+            return False
         try:
             facts = json.loads(self._call("describe_collection")["properties"][FACTS])
             facts = {name: facts[name] for name in ("format", "metric", "dimension", "encoder_hash")}
         except (KeyError, TypeError, ValueError) as error:
             raise EngineError(f"{self} was not made by cbir_utils; choose another name") from error
-        self.metric = self.metric or facts["metric"]
-        self.encoder_hash = self.encoder_hash or facts["encoder_hash"]
-        for name, wanted in (("format", FORMAT), ("metric", self.metric), ("encoder_hash", self.encoder_hash)):
-            if facts[name] != wanted:
+        wanted = {"format": FORMAT, "metric": self.metric, "encoder_hash": self.encoder_hash}
+        for name, value in wanted.items():
+            if value not in (None, facts[name]):
                 raise EngineError(
-                    f"{self} has the {name} {str(facts[name])[:12]}, not {str(wanted)[:12]}; choose another name, or "
+                    f"{self} has the {name} {str(facts[name])[:12]}, not {str(value)[:12]}; choose another name, or "
                     "delete it with drop(address, name)"
                 )
-        self._load()
-        self.dimension = facts["dimension"]
-
-    def _load(self):
-        """Make the collection ready to be searched; with its index, unless it has one."""
-        if not self._call("list_indexes"):
-            self._call("create_index", engine.graph(self._client, engine.is_embedded(self.address)), sync=False)
         self._call("load_collection", timeout=LOAD)
+        self.metric, self.encoder_hash, self.dimension = facts["metric"], facts["encoder_hash"], facts["dimension"]
+        return True
 
     def _known(self, ids, what):
         """``ids``, ascending and each once, after asking the engine whether it has them all."""
-        ids, known = whole_numbers(ids, what), [np.empty(0, np.int64)]
-        for expression in _filters(np.unique(ids)) if self._exists() else []:
-            answer = self._call("query", filter=expression, output_fields=["id"], consistency_level="Strong")
-            known.append(np.array([row["id"] for row in answer], np.int64))
-        known = np.sort(np.concatenate(known))
+        ids = whole_numbers(ids, what)
+        found = [self._query(each, "id") for each in _filters(np.unique(ids))] if self._open() else []
+        known = np.sort(np.concatenate([np.empty(0, np.int64), *found]))
         rows_of(ids, known, what)
         return known
+
+    def _query(self, expression, field):
+        """One field of the codes that fit a filter, ``(M,)`` int64."""
+        rows = self._call("query", filter=expression, output_fields=[field], consistency_level="Strong")
+        return np.array([row[field] for row in rows], np.int64)
 
     def _call(self, method, *arguments, timeout=ANSWER, **options):
         """Call a method of the client about this collection; whatever goes wrong becomes one sentence."""
         if self._client is None:
             raise EngineError(f"{self} has been closed; open it again with Collection")
         call = getattr(self._client, method)
-        try:
-            return engine.ask(self.address, call, self.name, *arguments, timeout=timeout, **options)
-        except EngineError as error:
-            if getattr(error.__cause__, "code", None) != NOT_LOADED or method == "load_collection":
-                raise
-        self._load()  # the server has been started anew, and is not ready yet
         return engine.ask(self.address, call, self.name, *arguments, timeout=timeout, **options)
 
 
 def drop(address, name):
     """Delete the collection ``name`` at ``address`` with all its codes; nothing happens if there is none."""
-    client = engine.connect(str(address), name)
+    client = engine.connect(str(address))
     try:
         engine.ask(str(address), client.drop_collection, name, timeout=ANSWER)
     finally:
         engine.disconnect(str(address), client)
-
-
-# -- what goes over ---------------------------------------------------------------------------------------------
-
-
-def _vectors(codes, metric):
-    """Codes as the engine gets them, which is asked for Euclidean distances only.
-
-    For cosine they have unit length, as |q - r|² = 2 - 2 q·r, and one number more: 1 for a code of zeros, which is
-    then at cosine distance 1 from everything, and 0 for others.
-    """
-    if metric == "euclidean":
-        return codes
-    return np.column_stack([unit_length(codes), (~codes.any(axis=1)).astype(np.float32)])
-
-
-def _distances(squared, queries, metric):
-    """Distances ``(Q, K)`` from the engine's squared ones; infinity stays."""
-    if metric == "euclidean":
-        return np.sqrt(squared)
-    squared[~queries.any(axis=1)[:, None] & np.isfinite(squared)] = 2  # a query of zeros has no direction either
-    return squared / 2
-
-
-def _nearest(answers, queries, wanted):
-    """The ``wanted`` nearest by a function ``answers(queries, ask)``, at equal distance those with the lowest ids.
-
-    Of rows at equal distance the engine returns any, so it is asked for more until the last is beyond them.
-    """
-    distances, ids = np.empty((len(queries), wanted)), np.empty((len(queries), wanted), np.int64)
-    left, ask = np.arange(len(queries)), wanted + 1
-    while len(left):
-        ask = min(ask, MOST_HITS)
-        found, found_ids = answers(queries[left], ask)
-        distances[left], ids[left] = _sorted(found, found_ids, wanted)
-        cut = np.isfinite(found[:, -1]) & (found[:, wanted - 1] == found[:, -1])
-        left, ask = left[cut & (ask < MOST_HITS)], 2 * ask
-    return distances, ids
 
 
 def _filters(ids):
@@ -327,9 +274,3 @@ def _new_ids(ids, count):
     if len(values) < count:
         raise ValueError(f"ids name {(counts > 1).sum()} id(s) more than once, first {values[counts > 1][0]}")
     return ids.astype(np.int64)
-
-
-def _sorted(distances, ids, k):
-    """The first k of each row by distance, then by id."""
-    order = np.lexsort((ids, distances), axis=-1)[:, :k]
-    return np.take_along_axis(distances, order, axis=1), np.take_along_axis(ids, order, axis=1)

@@ -12,7 +12,6 @@ import re
 import warnings
 from collections import Counter
 from contextlib import suppress
-from functools import cache, partial
 from pathlib import Path
 
 from cbir_utils.store import sha256
@@ -21,9 +20,6 @@ SEAL = "seal.json"
 
 #: Seconds to wait for a connection.
 CONNECT = 5
-
-#: HNSW: edges of a node, and candidates kept when a node is added.
-M, EF_CONSTRUCTION = 16, 200
 
 #: How many clients are open of each embedded engine, by its folder.
 _OPEN = Counter()
@@ -38,9 +34,9 @@ def is_embedded(address):
     return address.endswith(".db") and "://" not in address
 
 
-def shown(address):
-    """The address without a password."""
-    return re.sub(r"//[^/@]*@", "//", address)
+def shown(text):
+    """A text with addresses in it, without their passwords."""
+    return re.sub(r"//[^/@]*@", "//", text)
 
 
 def ask(address, call, *arguments, **options):
@@ -52,101 +48,80 @@ def ask(address, call, *arguments, **options):
         return call(*arguments, **options)
     except (pymilvus.MilvusException, grpc.RpcError) as error:
         reason = " ".join(str(getattr(error, "message", error)).split())[:300]
-        if isinstance(error, pymilvus.exceptions.ConnectionConfigException):
+        if is_embedded(address) and isinstance(error, pymilvus.exceptions.ConnectionConfigException):
             reason = "it is open in another program, or none of the engine's; close it there, or choose another name"
-        raise EngineError(f"Milvus at {shown(address)} does not answer, or refuses: {reason}") from error
+        raise EngineError(shown(f"Milvus at {address} does not answer, or refuses: {reason}")) from error
 
 
-def connect(address, name):
+def connect(address):
     """A client of the engine at ``address``."""
-    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,254}", name):
-        raise ValueError(f"{name!r} is no name of a collection: letters, digits and _ only, and no digit first")
-    if not is_embedded(address) and not re.match(r"https?://[^/]", address):
-        raise ValueError(
-            f"{shown(address)!r} is no address of an engine; give a path that ends in .db, or http://host:port"
-        )
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
         import pymilvus
 
         if is_embedded(address):
-            import milvus_lite  # noqa: F401
+            import milvus_lite.server_manager  # noqa: F401
     except ImportError as error:
         raise EngineError(f"an engine needs the package {error.name}; install it: pip install -e '.[scale]'") from error
     for name in ("pymilvus", "pymilvus.milvus_client", "milvus_lite", "grpc._server"):
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)  # their tracebacks would stand above our sentences
-    make_client = partial(ask, address, pymilvus.MilvusClient, address, dedicated=True, timeout=CONNECT)
-    return _connect_file(address, make_client) if is_embedded(address) else make_client()
-
-
-def disconnect(address, client):
-    client.close()
-    if is_embedded(address):
-        _release(address)
-
-
-def schema(client, numbers):
-    """Of a collection: an id, and a code of so many numbers."""
-    from pymilvus import DataType
-
-    fields = client.create_schema(auto_id=False, enable_dynamic_field=False)
-    fields.add_field("id", DataType.INT64, is_primary=True)
-    fields.add_field("code", DataType.FLOAT_VECTOR, dim=numbers)
-    return fields
-
-
-def graph(client, exact):
-    """HNSW; or none for the embedded engine, whose HNSW has lost rows when it merged its files."""
-    hnsw = {"index_type": "HNSW", "params": {"M": M, "efConstruction": EF_CONSTRUCTION}}
-    indexes = client.prepare_index_params()
-    indexes.add_index("code", metric_type="L2", **({"index_type": "FLAT"} if exact else hnsw))
-    return indexes
-
-
-# -- the embedded engine's file ----------------------------------------------------------------------------------
-
-
-def _connect_file(address, make_client):
-    """A client of the embedded engine; EngineError if the file is damaged or cannot be written."""
+    if not is_embedded(address):
+        return ask(address, pymilvus.MilvusClient, address, dedicated=True, timeout=CONNECT)
     folder = Path(address).absolute()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise EngineError(f"{address} cannot be written ({error.strerror}); choose another name") from error
     sealed = _OPEN[folder] or _check_seal(folder)
-    client = make_client()
+    client = ask(address, pymilvus.MilvusClient, address, dedicated=True, timeout=CONNECT)
     if not sealed:
         warnings.warn(
             f"{address} was not closed properly: if an add was cut off, repeat it with the same ids", stacklevel=4
         )
     (folder / SEAL).unlink(missing_ok=True)
+    if not _OPEN[folder]:
+        atexit.register(_seal, folder)  # programs need not close; this comes before what milvus-lite does at their end
     _OPEN[folder] += 1
-    _close_at_exit()
     return client
 
 
-def _release(address):
-    """Stop the engine of a file that nobody has open any more, so that other programs can open it, and seal it."""
+def disconnect(address, client):
+    """Close a client; a file that nobody has open any more is sealed, so that other programs can open it."""
+    client.close()
+    if is_embedded(address):
+        folder = Path(address).absolute()
+        _OPEN[folder] -= 1
+        if not _OPEN[folder]:
+            _seal(folder)
+
+
+def layout(client, dimension, metric, exact):
+    """Of a collection: its fields, an id and a code, and its index.
+
+    The index is an HNSW graph; none for the embedded engine, whose HNSW has lost rows when it merged its files.
+    """
+    from pymilvus import DataType
+
+    fields, indexes = client.create_schema(auto_id=False, enable_dynamic_field=False), client.prepare_index_params()
+    fields.add_field("id", DataType.INT64, is_primary=True)
+    fields.add_field("code", DataType.FLOAT_VECTOR, dim=dimension)
+    graph = {"index_type": "HNSW", "params": {"M": 16, "efConstruction": 200}}
+    indexes.add_index("code", metric_type=metric, **({"index_type": "FLAT"} if exact else graph))
+    return {"schema": fields, "index_params": indexes}
+
+
+# -- the embedded engine's file ----------------------------------------------------------------------------------
+
+
+def _seal(folder):
+    """Stop the engine of a file and note the hashes, unless that has been done."""
     from milvus_lite.server_manager import server_manager_instance
 
-    folder = Path(address).absolute()
-    _OPEN[folder] -= 1
-    if not _OPEN[folder]:
+    if folder in _OPEN:
+        del _OPEN[folder]
         server_manager_instance.release_server(str(folder))
         with suppress(OSError):  # without a seal there is a warning at the next start
             (folder / SEAL).write_text(json.dumps(_hashes(folder), indent=1))
-
-
-@cache
-def _close_at_exit():
-    """For programs that do not close their collections (as notebooks do); before milvus-lite does it in its way."""
-
-    def close():
-        for folder in +_OPEN:
-            _OPEN[folder] = 1
-            _release(folder)
-
-    atexit.register(close)
 
 
 def _check_seal(folder):

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 
 #: Seconds to wait for a cluster (Ray waits for minutes, and ends the process), and attempts to start Ray (which gives
-#: itself 30 seconds: not always enough on a busy machine).
+#: itself 30 seconds: too few on a busy machine).
 CONNECT, STARTS = 5, 3
 
-#: For workers, so that each keeps one core busy.
-ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"), "1")
+#: Set to 1 for workers, before TensorFlow is imported, so that each keeps one core busy.
+THREADS = ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
 
 
 class ShardError(RuntimeError):
@@ -36,8 +36,7 @@ class Encoder:
     """What a worker does: load the encoder once, then encode one shard after another."""
 
     def __init__(self, content, get_read):
-        for name, value in ONE_THREAD.items():  # before TensorFlow is imported
-            os.environ.setdefault(name, value)
+        os.environ.update(dict.fromkeys(THREADS, "1") | os.environ)
         from cbir_utils.training import load_model
 
         with tempfile.TemporaryDirectory() as folder:
@@ -52,9 +51,10 @@ class Encoder:
         from cbir_utils.training import encode
 
         names = [os.fsdecode(name) for name in table["id"].to_pylist()]
-        shape, rows = self.encoder.input_shape[1:], table["row"].to_pylist()
+        rows, shape = table["row"].to_pylist(), self.encoder.input_shape[1:]
         images = [self.read(row, name, shape) for row, name in zip(rows, names, strict=True)]
-        failed = np.array([isinstance(image, str) for image in images])
+        reasons = [image if isinstance(image, str) else None for image in images]
+        failed = np.array([reason is not None for reason in reasons])
         codes = np.zeros((len(images), self.encoder.output_shape[1]), np.float32)
         if not failed.all():
             codes[~failed] = encode(self.encoder, np.stack([image for image in images if not isinstance(image, str)]))
@@ -62,7 +62,7 @@ class Encoder:
             "row": table["row"],
             "id": [name.encode("utf-8", "backslashreplace").decode() for name in names],
             "code": pyarrow.FixedSizeListArray.from_arrays(codes.ravel(), codes.shape[1], mask=pyarrow.array(failed)),
-            "reason": pyarrow.array([image if isinstance(image, str) else None for image in images], pyarrow.string()),
+            "reason": pyarrow.array(reasons, pyarrow.string()),
         }
         return pyarrow.table(columns)
 
@@ -103,35 +103,30 @@ def _start(workers, address):
     import ray
 
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-    how = {"log_to_driver": False, "logging_level": logging.CRITICAL}
-    if address is None:
-        how |= {"address": "local", "num_cpus": workers, "include_dashboard": False}
-    else:
-        how |= {"address": address, "runtime_env": {"py_modules": [str(Path(__file__).parents[1])]}}
-    for left in reversed(range(1 if address else STARTS)):
+    how = {"address": "local", "num_cpus": workers, "include_dashboard": False}
+    if address:
+        how = {"address": address, "runtime_env": {"py_modules": [str(Path(__file__).parents[1])]}}
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    for left in [0] if address else reversed(range(STARTS)):
         try:
-            host, _, port = (address or "").removeprefix("ray://").rpartition(":")
             if host:
                 socket.create_connection((host, port), timeout=CONNECT).close()
             with _silence():
-                return ray.init(**how)
+                return ray.init(**how, log_to_driver=False, logging_level=logging.CRITICAL)
         except Exception as error:  # where its time is up, Ray raises no more special one
             ray.shutdown()
             if not left:
-                raise ShardError(
-                    f"no Ray answers at {address or 'this machine'} ({error}); start one there with `ray start --head`"
-                ) from error
+                where = address or "this machine"
+                raise ShardError(f"no Ray answers at {where} ({error}); start one with `ray start --head`") from error
 
 
 @contextmanager
 def _silence():
     """Spare the reader what Ray's C++ part says on file descriptor 2."""
     os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_BACKEND_LOG_LEVEL="fatal")  # the first: a report to its makers
-    saved = os.dup(2)
-    with open(os.devnull, "wb") as nowhere:
+    with open(os.devnull, "wb") as nowhere, os.fdopen(os.dup(2), "wb") as saved:
         os.dup2(nowhere.fileno(), 2)
-    try:
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
+        try:
+            yield
+        finally:
+            os.dup2(saved.fileno(), 2)

@@ -72,17 +72,12 @@ def test_two_collections_in_a_file(path):
         assert (len(one), len(other), other.metric) == (300, 5, "cosine")
 
 
-@pytest.mark.parametrize("pattern, damage", [
-    ("manifest.json", "cut"), ("schema.json", "changed"), ("data_*.parquet", "gone"), ("*.idx", "changed"),
-])  # fmt: skip
-def test_a_damaged_file_is_refused_and_left_as_it_is(path, pattern, damage):
+@pytest.mark.parametrize("pattern", ["manifest.json", "schema.json", "data_*.parquet", "*.idx"])
+@pytest.mark.parametrize("gone", [False, True])
+def test_a_damaged_file_is_refused_and_left_as_it_is(path, pattern, gone):
     file = next(path.rglob(pattern))
     content = file.read_bytes()
-    half = len(content) // 2
-    if damage == "gone":
-        file.unlink()
-    else:
-        file.write_bytes(content[:half] + (b"" if damage == "cut" else b"\xff" + content[half + 1 :]))
+    file.unlink() if gone else file.write_bytes(content[: len(content) // 2])
     for _ in range(2):
         with pytest.raises(EngineError, match=rf"codes\.db is damaged, or another program .*: .*{file.name} is not wh"):
             Collection(path, "codes")
@@ -110,34 +105,25 @@ def test_a_file_is_open_in_one_program_only_which_seals_it_as_it_ends(path, capf
         Collection(path, "codes")
     assert capfd.readouterr() == ("", "")  # no log of the library's
     assert program.communicate("") == ("", "")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        with Collection(path, "codes") as index:
-            assert len(index) == 309
+    with warnings.catch_warnings(action="error"), Collection(path, "codes") as index:
+        assert len(index) == 309
 
 
 def test_a_full_disk_is_named_and_what_was_there_survives(path):
     code = """
 import resource
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))  # no file may grow larger, as on a full disk
-try:
-    index.add(np.zeros((5000, 16), np.float32), np.arange(300, 5300))
-except EngineError as error:
-    print(error)
+index.add(np.zeros((5000, 16), np.float32), np.arange(300, 5300))
 """
     program = in_another_program(code, path)
-    said, errors = program.communicate()
-    assert re.fullmatch(
-        r"Milvus at .*codes\.db does not answer, or refuses: .*File too large.*; 0 of 5,000 codes had arrived: add "
-        r"the same codes with the same ids again, from 300 to 5299, and none is lost or doubled\n", said
-    ), said + errors  # fmt: skip
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        index = Collection(path, "codes")
-    assert_nearest(index.search(QUERIES, 10, subset=range(300)), ROWS, QUERIES, "euclidean")
-    index.add(np.zeros((5000, 16), np.float32), np.arange(300, 5300))
-    assert len(index) == 5300
-    index.close()
+    assert re.search(
+        r"EngineError: Milvus at .*codes\.db does not answer, or refuses: .*File too large.*; 0 of 5,000 codes had "
+        r"arrived: add the same codes with the same ids again, from 300 to 5299, and none is lost or doubled\n$",
+        program.communicate()[1],
+    )
+    with warnings.catch_warnings(action="ignore"), Collection(path, "codes") as index:
+        assert_nearest(index.search(QUERIES, 10, subset=range(300)), ROWS, QUERIES, "euclidean")
+        assert len(index.add(np.zeros((5000, 16), np.float32), np.arange(300, 5300))) == 5300
 
 
 @pytest.mark.parametrize("name", ["file/codes.db", "old.db"])
@@ -150,7 +136,7 @@ def test_a_path_that_cannot_be_written_is_named(tmp_path, name):
 
 
 @pytest.mark.parametrize("facts, message", [
-    ('{"format": 1, "metric": "", "dimension": 16, "encoder_hash": ""}', "codes at .* has the format 1, not 2; choose"),
+    ('{"format": 1, "metric": "", "dimension": 16, "encoder_hash": ""}', "codes at .* has the format 1, not 3; choose"),
     ("7", "codes at .* was not made by cbir_utils; choose another name"),
 ])  # fmt: skip
 def test_a_collection_of_others_or_of_another_version_is_refused(path, facts, message):
@@ -180,17 +166,11 @@ def test_a_server_that_does_not_answer_is_named_within_10_seconds(monkeypatch, c
     assert capfd.readouterr() == ("", "")  # no log of the library's
 
 
-@pytest.mark.parametrize("address", ["codes", "ftp://host:1", "http://", "codes.db/"])
-def test_what_is_no_address_is_refused(address):
-    with pytest.raises(ValueError, match=r"is no address of an engine; give a path that ends in \.db, or http://host"):
-        Collection(address, "codes")
-
-
-@pytest.mark.parametrize("name", ["", "1st", "a-b", "é", "x" * 256])
-def test_what_is_no_name_is_refused(name, tmp_path):
-    with pytest.raises(ValueError, match="is no name of a collection: letters, digits and _ only, and no digit first"):
-        Collection(tmp_path / "codes.db", name)
-    assert not list(tmp_path.iterdir())
+def test_what_is_no_address_or_no_name_is_refused(tmp_path):
+    with pytest.raises(EngineError, match=r"codes is illegal, needs start with .*http.*or a local file endswith"):
+        Collection("codes", "codes")
+    with pytest.raises(EngineError, match="codes.db does not answer, or refuses: .*collection_name.* is illegal"):
+        Collection(tmp_path / "codes.db", "")
 
 
 @pytest.mark.parametrize("package", ["milvus_lite", "pymilvus"])

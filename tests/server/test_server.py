@@ -4,7 +4,7 @@ import time
 
 import numpy as np
 import pytest
-from contract import QUERIES, ROWS, EngineContract, assert_nearest
+from contract import QUERIES, ROWS, EngineContract, assert_nearest, brute_force
 
 from cbir_utils.scale import collection, engine
 from cbir_utils.scale.collection import Collection, EngineError, drop
@@ -32,12 +32,11 @@ def test_a_graph_finds_nearly_all_of_the_nearest_and_more_with_a_larger_ef(serve
             if about["indexed_rows"] == 20_000:
                 break
             time.sleep(1)
-        assert about["index_type"] == "HNSW" and about["indexed_rows"] == 20_000
+        assert (about["index_type"], about["indexed_rows"]) == ("HNSW", 20_000)
         index._client.release_collection("many")
     with Collection(server.address, "many") as index:  # loads the graph
         fast, usual, thorough = (index.search(queries, 10, ef=ef).ids for ef in (12, None, 400))
-    squared = ((queries[:, None].astype(np.float64) - rows) ** 2).sum(axis=2)
-    nearest = np.argsort(squared, axis=1)[:, :10]
+    nearest = brute_force(rows, queries, "euclidean")[1][:, :10]
 
     def recall(found):
         return np.mean([np.isin(a, b) for a, b in zip(found, nearest, strict=True)])
@@ -51,7 +50,7 @@ def test_a_server_that_dies_between_two_batches_loses_and_doubles_nothing(server
     monkeypatch.setattr(collection, "NUMBERS", 16 * 50)
     drop(server.address, "interrupted")
     index = Collection(server.address, "interrupted", encoder_hash="abc")
-    bystander = Collection(server.address, "bystander").add(ROWS)
+    Collection(server.address, "bystander").add(ROWS).close()
     ask, upserts = engine.ask, []
 
     def die(address, call, *arguments, **options):
@@ -64,25 +63,20 @@ def test_a_server_that_dies_between_two_batches_loses_and_doubles_nothing(server
         with monkeypatch.context() as patch, pytest.raises(EngineError) as caught:
             patch.setattr(engine, "ask", die)
             index.add(ROWS)
-        assert str(caught.value).startswith(f"Milvus at {server.address} does not answer, or refuses: ")
-        assert "100 of 300 codes had arrived: add the same codes with the same ids again, from 0 to 299" in str(
-            caught.value
-        )
+        told = "100 of 300 codes had arrived: add the same codes with the same ids again, from 0 to 299"
+        assert told in str(caught.value)
         with pytest.raises(EngineError, match=f"Milvus at {server.address} does not answer"):
             Collection(server.address, "interrupted")
     finally:
         server.start()
 
-    assert len(bystander) == 300
-    assert_nearest(bystander.search(QUERIES, 10), ROWS, QUERIES, "euclidean")
-    bystander.close()
-    with Collection(server.address, "interrupted", encoder_hash="abc") as again:  # as another program would
+    index.close()
+    with Collection(server.address, "bystander") as bystander:
+        assert_nearest(bystander.search(QUERIES, 10), ROWS, QUERIES, "euclidean")
+    with Collection(server.address, "interrupted", encoder_hash="abc") as again:
         assert len(again) == 100
         assert_nearest(again.search(QUERIES, 10), ROWS[:100], QUERIES, "euclidean")
-        again.add(ROWS, np.arange(300))
-        assert len(again) == 300
+        assert len(again.add(ROWS, np.arange(300))) == 300
         assert_nearest(again.search(QUERIES, 10), ROWS, QUERIES, "euclidean")
-    assert len(index.add(ROWS, np.arange(300))) == 300  # and the one that was interrupted goes on, too
-    index.close()
     drop(server.address, "interrupted")
     drop(server.address, "bystander")
