@@ -10,41 +10,40 @@ from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from pathlib import Path
-from typing import NamedTuple
 
 import faiss
 import numpy as np
-from scipy.spatial.distance import cdist
 
 from cbir_utils.codes import checked_codes, checked_k, checked_queries, own_rows, rows_of, unit_length
+from cbir_utils.distances import (
+    METRICS,
+    Hits,
+    all_distances,
+    cores,
+    greatest_score,
+    measured,
+    nearest_first,
+    squared_lengths,
+    without,
+)
 from cbir_utils.store import partial_path, sha256
 
-#: Distances by name. ``euclidean`` is the paper's equation 2; ``cosine`` is 1 - cos(angle), in [0, 2];
-#: ``manhattan`` is the sum of absolute differences.
-METRICS = ("euclidean", "cosine", "manhattan")
-
 #: What FAISS calls them, so that any FAISS program can search a saved index.
-FAISS_METRICS = dict(zip(METRICS, (faiss.METRIC_L2, faiss.METRIC_INNER_PRODUCT, faiss.METRIC_L1), strict=True))
+FAISS_METRICS = {
+    "euclidean": faiss.METRIC_L2,
+    "cosine": faiss.METRIC_INNER_PRODUCT,
+    "manhattan": faiss.METRIC_L1,
+}
 
 #: Of a saved index. Format 1 had no ``next_id``: its ids were row numbers.
 FORMAT = 2
 
-#: Candidates that FAISS is asked for beyond k, and by how much more where these are too few.
-SPARE, WIDER = 4, 4
-
-#: Numbers of codes measured at a time, which fit into a core's cache; and candidates held at a time.
-NUMBERS, CANDIDATES = 2**17, 2**22
+#: Candidates that FAISS is asked for beyond k, and how many times as many if these are too few; those held at once.
+SPARE, WIDER, HELD = 4, 4, 2**22
 
 
 class IndexFileError(ValueError):
     """A saved index is missing, damaged or another encoder's; the message names the file."""
-
-
-class Hits(NamedTuple):
-    """The nearest rows of each query, nearest first; of rows at equal distance the lower id comes first."""
-
-    distances: np.ndarray  #: (Q, K) float32
-    ids: np.ndarray  #: (Q, K) int64; ids, which differ from row numbers once rows have been removed
 
 
 class Index:
@@ -137,14 +136,11 @@ class Index:
         Raises
         ------
         ValueError
-            For k out of range, an empty index, unknown ids, or queries of the wrong dtype, rank or length, or not
-            finite.
+            For k out of range, an empty index, unknown ids, or queries that do not fit or are not finite.
         """
         queries, own = self._checked(queries, exclude_self)
-        if subset is None:
-            searched = self
-        else:
-            searched = copy(self)
+        searched = copy(self)
+        if subset is not None:
             searched._keep(np.unique(rows_of(subset, self._ids, "subset")))
         k = checked_k(k, len(searched), own is not None)
         hits = searched._search(queries, k + (own is not None))  # one more, in case the query itself is there
@@ -158,10 +154,10 @@ class Index:
         """
         queries, own = self._checked(queries, exclude_self)
         rows = self._rows.astype(np.float64)
-        norms = _squared_lengths(rows)
+        norms = squared_lengths(rows)
 
         def ranking(start):
-            distances = self._all_distances(queries[start : start + block], rows, norms)
+            distances = all_distances(queries[start : start + block], rows, norms, self.metric)
             if own is not None:
                 distances[self._ids == own[start : start + block, None]] = np.nan
             # Non-negative floats, and NaN after them, sort like their bits taken as integers. With the distance in the
@@ -172,13 +168,13 @@ class Index:
             keys &= np.uint64(0xFFFFFFFF)
             return self._ids[keys.view(np.int64)][:, : len(self) - (own is not None)]
 
-        # Each core sorts a block of its own while the caller looks at the last one.
-        # (No more than eight at once: at 60,000 rows a block takes some 100 MB.)
-        waiting, cores = deque(), min(8, _cores())
-        with ThreadPoolExecutor(cores) as pool:
+        # Each core sorts a block of its own while the caller looks at the last one. A block takes some 100 MB at 60,000
+        # rows: no more than eight at once.
+        waiting, workers = deque(), min(8, cores())
+        with ThreadPoolExecutor(workers) as pool:
             for start in range(0, len(queries), block):
                 waiting.append(pool.submit(ranking, start))
-                if len(waiting) > cores:
+                if len(waiting) > workers:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
@@ -186,9 +182,8 @@ class Index:
     def novelty(self, queries, k=10, *, exclude_self=None):
         """How unlike the database each query is: ``(Q,)`` float64, more than 1 for what hardly belongs to it.
 
-        The mean distance to a query's ``k`` nearest rows, divided by the 99th percentile of the same for rows of the
-        database (2,000 of them, always the same), each without itself. No labels are needed. ``exclude_self`` is that
-        of :meth:`search`.
+        The mean distance to a query's ``k`` nearest rows, divided by the 99th percentile of the same for 2,000 rows of
+        the database, always the same, each without itself. ``exclude_self`` is that of :meth:`search`.
         """
         own = self.search(queries, k, exclude_self=exclude_self).distances.mean(axis=1, dtype="f8")
         drawn = np.sort(np.random.default_rng(0).choice(len(self), min(2000, len(self)), replace=False))
@@ -228,8 +223,6 @@ class Index:
         index._faiss = stored
         return index
 
-    # -- how it is computed -----------------------------------------------------------------------------------
-
     def _checked(self, queries, exclude_self):
         """Queries as ``(Q, D)`` (unit length for cosine), and the id of each as an array, or ``None``."""
         if not len(self):
@@ -249,7 +242,7 @@ class Index:
         distances, rows = np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
         left, ask = np.arange(len(queries)), k + SPARE
         while len(left):
-            unsure, step = [], max(1, CANDIDATES // ask)
+            unsure, step = [], max(1, HELD // ask)
             for start in range(0, len(left), step):
                 these = left[start : start + step]
                 (distances[these], rows[these]), sure = self._nearest(queries[these], k, min(ask, len(self)))
@@ -260,98 +253,16 @@ class Index:
     def _nearest(self, queries, k, ask):
         """The ``k`` nearest among ``ask`` candidates, as row numbers, and for which queries no other row can be nearer.
 
-        FAISS's scores are float32 sums. A row as near as the k-th hit has a score of at most ``_limit``; if the last
-        candidate's is greater, none is missing.
+        No row is missing if the last candidate's score is greater than that of any row as near as the k-th hit can be.
         """
         if ask == len(self):
-            rows, sure = np.tile(np.arange(ask), (len(queries), 1)), np.ones(len(queries), bool)
+            scores, rows = np.full((len(queries), 1), np.inf), np.tile(np.arange(ask), (len(queries), 1))
         else:
             scores, rows = self._faiss.search(queries, ask)
         hits = nearest_first(measured(self._rows.__getitem__, queries, rows, self.metric), rows, k)
-        if ask < len(self):
-            last = 1 - scores[:, -1] if self.metric == "cosine" else scores[:, -1]
-            sure = last > self._limit(queries, hits.distances[:, -1])
-        return hits, sure
-
-    def _limit(self, queries, distances):
-        """The greatest score ``(Q,)`` that FAISS may give to a row at these distances from the queries.
-
-        A sum of D products in float32 has an error of at most D u times the sum of their sizes, u = 2⁻²⁴ (Higham 2002,
-        Accuracy and Stability of Numerical Algorithms, section 3.1), and of D times the smallest float32 where they
-        vanish. A row at distance d is at most |q| + d long.
-        """
-        reach = distances * (1 + 2.0**-22) + 2.0**-149  # whatever rounds to the same float32 is as near
-        rounding, least = (self.dimension + 8) * 2.0**-24, (self.dimension + 8) * 2.0**-125
-        if self.metric == "manhattan":
-            return reach * (1 + rounding) + least
-        if self.metric == "cosine":
-            return reach + rounding
-        size = (2 * np.sqrt(_squared_lengths(queries.astype(np.float64))) + reach) ** 2
-        return np.where(size < 1e38, reach**2 + rounding * size + least, np.inf)  # float32 overflows
-
-    def _all_distances(self, queries, rows, norms):
-        """Every distance from ``queries`` to ``rows`` (float64, with their squared lengths): ``(Q, N)`` float32."""
-        queries = queries.astype(np.float64)
-        if self.metric == "manhattan":
-            return cdist(queries, rows, "cityblock").astype(np.float32)
-        lengths = _squared_lengths(queries)[:, None] + norms
-        squared = lengths - 2 * (queries @ rows.T)
-        # Where the difference all but vanishes, too few of its digits are right: measure these pairs one by one.
-        of_query, close = np.divmod(np.flatnonzero(squared < 1e-6 * lengths), len(rows))
-        squared[of_query, close] = 0
-        if self.metric == "cosine":
-            squared[:, norms == 0] = squared[~queries.any(axis=1)] = 2  # no direction: distance 1
-        distances = (np.sqrt(squared) if self.metric == "euclidean" else squared / 2).astype(np.float32)
-        distances[of_query, close] = _pair_distances(queries[of_query], rows[close], self.metric)
-        return distances
-
-
-def measured(rows_at, queries, ids, metric):
-    """The distance of each query ``(Q, D)`` from the codes with its ids ``(Q, C)``, in float64 and rounded to float32.
-
-    ``rows_at(ids)`` gives the codes as ``(M, D)`` float32. For cosine, all are of unit length. Id -1 is infinitely far.
-    """
-    flat, distances, step = ids.ravel(), np.empty(ids.size, np.float32), max(1, NUMBERS // queries.shape[1])
-
-    def measure(start):
-        these = slice(start, min(start + step, ids.size))
-        of_query = np.arange(these.start, these.stop) // ids.shape[1]
-        distances[these] = _pair_distances(queries[of_query], rows_at(flat[these]), metric)
-
-    if ids.size <= step:
-        measure(0)
-    else:
-        with ThreadPoolExecutor(_cores()) as pool:
-            list(pool.map(measure, range(0, ids.size, step)))
-    distances[flat < 0] = np.inf
-    return distances.reshape(ids.shape)
-
-
-def _pair_distances(queries, rows, metric):
-    """The distance of each query from the row beside it, ``(M, D)`` both → ``(M,)`` float64."""
-    apart = np.subtract(queries, rows, dtype=np.float64)
-    if metric == "manhattan":
-        return np.abs(apart).sum(axis=1)
-    squared = _squared_lengths(apart)
-    if metric == "euclidean":
-        return np.sqrt(squared)
-    # |q - r|² = 2 - 2 q·r at unit length; a row of zeros is at distance 1 from everything.
-    return np.where(queries.any(axis=1) & rows.any(axis=1), squared / 2, 1.0)
-
-
-def nearest_first(distances, ids, k):
-    """The first ``k`` of each row of ``(Q, C)`` distances and ids, by distance and then by id, as :class:`Hits`."""
-    if distances.shape[1] > k or (distances[:, 1:] <= distances[:, :-1]).any():
-        order = np.lexsort((ids, distances))[:, :k]
-        distances, ids = np.take_along_axis(distances, order, axis=1), np.take_along_axis(ids, order, axis=1)
-    return Hits(distances, ids)
-
-
-def without(hits, own):
-    """Hits without each query's own id ``(Q,)``; where that is not among them, the last hit is one too many."""
-    others = hits.ids != own[:, None]
-    others[others.all(axis=1), -1] = False
-    return Hits(*(part[others].reshape(len(own), -1) for part in hits))
+        last = 1 - scores[:, -1] if self.metric == "cosine" and ask < len(self) else scores[:, -1]
+        limit = greatest_score(queries, hits.distances[:, -1], self.metric)
+        return hits, (last > limit) | (ask == len(self))
 
 
 def write_index(path, stored, facts):
@@ -409,13 +320,3 @@ def read_index(path, *, encoder_hash=None):
     if (stored.d, stored.ntotal, stored.metric_type if kind == "exact" else None) != expected:
         raise other
     return stored, facts
-
-
-def _cores():
-    """The processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-
-
-def _squared_lengths(rows):
-    """The squared Euclidean length of each row."""
-    return np.einsum("nd,nd->n", rows, rows)

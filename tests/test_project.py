@@ -30,6 +30,7 @@ CORE = {
     "codes",
     "datasets",
     "diagrams",
+    "distances",
     "exercises",
     "index",
     "metrics",
