@@ -49,14 +49,10 @@ def encode_shards(source, encoder, folder, *, shard_size=4096, workers=2, addres
     source : str or Path
         What :func:`~cbir_utils.datasets.load_dataset` takes: its database is encoded. Of a folder of images, each
         worker reads its own and fits them to what the encoder takes. Ids are relative paths, or else row numbers.
-    encoder : str or Path
-        The encoder's ``.keras`` file; the workers get its content.
-    folder : str or Path
-        Where the shards go.
-    shard_size : int
-        Images per shard; a worker holds so many at a time.
-    workers : int
-        Processes that encode, each on one core. One that dies is replaced, and its shard is given out again.
+    encoder, folder : str or Path
+        The encoder's ``.keras`` file, and where the shards go.
+    shard_size, workers : int
+        Images per shard, which a worker holds at a time; and processes, each on one core. One that dies is replaced.
     address : str, optional
         Of a Ray cluster, ``"host:port"`` or ``"auto"``; its machines must see a folder of images. By default, Ray
         runs on this machine for as long as it is needed. A Ray that this process has started or joined is used.
@@ -64,8 +60,8 @@ def encode_shards(source, encoder, folder, *, shard_size=4096, workers=2, addres
     Raises
     ------
     ShardError
-        If Ray is missing or does not answer, the folder cannot be written or holds shards of another encoder, source
-        or size, codes are not finite, or workers fail. Finished shards stay.
+        If Ray is missing or does not answer, the folder cannot be written or holds other shards, codes are not finite,
+        or workers fail. Finished shards stay.
     ValueError
         If the file is no encoder, or the source is missing, damaged or empty (DatasetError).
     """

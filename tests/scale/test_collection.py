@@ -180,7 +180,10 @@ def test_without_the_extra_its_name_is_given(monkeypatch, tmp_path, package):
         Collection(tmp_path / "codes.db", "codes")
 
 
-def test_importing_the_module_does_not_load_what_it_may_need():
-    code = "import sys, cbir_utils.scale.collection; print({'pymilvus', 'milvus_lite', 'tensorflow'} & {*sys.modules})"
+def test_importing_the_modules_does_not_load_what_they_may_need():
+    code = (
+        "import sys; from cbir_utils.scale import collection, shards;"
+        "print({'pymilvus', 'milvus_lite', 'ray', 'pyarrow', 'keras', 'tensorflow'} & {*sys.modules})"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout == "set()\n"
