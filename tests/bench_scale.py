@@ -1,9 +1,8 @@
 """Ten million handwritten images on this machine: what a compact index costs and finds (`make bench-scale`).
 
-A stream of distinct images is made from a run's database by seeded deformations, encoded in batches with the run's
-encoder, and written as float16 codes to a file; never are all images, or all codes, in memory. For each number of
-images an index is built from the file and asked for the neighbours of the run's own queries. The stream goes on where
-an earlier start left it.
+Seeded deformations of a run's database make a stream of distinct images. The run's encoder encodes it in batches, and
+a file keeps the codes as float16: never are all images, or all codes, in memory. For each number of images an index is
+built from the file and asked for the neighbours of the run's own queries. A second start continues the stream.
 
     python tests/bench_scale.py --dataset mnist --method contrastive --sizes 100000 1000000 3000000 10000000
 """
@@ -25,11 +24,11 @@ from tqdm import tqdm
 
 from cbir_utils.codes import unit_length
 from cbir_utils.datasets import load_dataset
-from cbir_utils.index import Hits, Index
+from cbir_utils.index import Hits, Index, nearest_first
 from cbir_utils.metrics import markdown_table
 from cbir_utils.run import Run
 from cbir_utils.scale.approximate import make_index
-from cbir_utils.store import sha256, write_json
+from cbir_utils.store import machine, sha256, write_json
 
 SIZES = [100_000, 1_000_000, 3_000_000, 10_000_000]
 K, QUERIES, BATCH, GROUP, GRID = 10, 1000, 20_000, 250, 5
@@ -75,10 +74,7 @@ def deformed(images, rng):
 
 
 def stream(images, number, seed=0):
-    """Batch ``number`` of the stream: ``(BATCH, H, W, 1)`` uint8, the same whenever it is made.
-
-    The images ``(N, H, W, 1)`` come in turn, again and again; GROUP of them at a time share one deformation.
-    """
+    """Batch ``number`` of the stream: ``(BATCH, H, W, 1)`` uint8; GROUP images at a time share one deformation."""
     rng = np.random.default_rng([seed, number])
     rows = (number * BATCH + np.arange(BATCH)) % len(images)
     views = [deformed(images[rows[start : start + GROUP], :, :, 0], rng) for start in range(0, BATCH, GROUP)]
@@ -91,8 +87,8 @@ def stream(images, number, seed=0):
 def encode_stream(folder, images, queries, encoder, encoder_hash, sizes):
     """Encode the stream up to the largest of ``sizes``; go on where the folder ends.
 
-    Writes ``codes.f16`` (rows of unit length, float16) and ``state.json``: rows, seconds, and the exact K nearest
-    rows of each query at each of the sizes, found as the codes pass by.
+    Writes ``codes.f16`` (rows of unit length, float16), ``state.json``, and the exact K nearest rows of each query at
+    each of the sizes, found as the codes pass by.
     """
     from cbir_utils.training import encode  # TensorFlow takes seconds to import
 
@@ -136,9 +132,7 @@ def merged(nearest, queries, codes, first):
     """The nearest so far and the nearest of these codes, whose first row has the number ``first``."""
     found = Index("euclidean").add(codes).search(queries, K)
     distances = np.hstack([nearest.distances, found.distances])
-    ids = np.hstack([nearest.ids, found.ids + first])
-    order = np.argsort(distances, axis=1, kind="stable")[:, :K]
-    return Hits(np.take_along_axis(distances, order, 1), np.take_along_axis(ids, order, 1))
+    return nearest_first(distances, np.hstack([nearest.ids, found.ids + first]), K)
 
 
 def memory():
@@ -163,8 +157,7 @@ def measure(folder, count):
     for first in tqdm(range(0, count, 100_000)):
         build += seconds(lambda part=codes[first : first + 100_000]: index.add(part.astype(np.float32)))
     tune = seconds(lambda: index.tune(codes, recall=TARGET + 0.02))  # on rows; the queries may be harder
-    path = folder / "index.faiss"
-    index.save(path)
+    index.save(folder / "index.faiss")
     batch = float(np.median([seconds(lambda: index.search(queries, K)) for _ in range(3)]))
     single = seconds(lambda: [index.search(query, K) for query in queries[:200]]) / 200
     return {
@@ -172,9 +165,8 @@ def measure(folder, count):
         "encode_seconds": state["seconds_at"][str(count)],
         "build_seconds": build,
         "tune_seconds": tune,
-        "index_bytes_per_image": path.stat().st_size / count,
+        "index_bytes_per_image": (folder / "index.faiss").stat().st_size / count,
         "dimension": state["dimension"],
-        "codes_bytes_per_image_on_disk": 2 * state["dimension"],
         "peak_memory_gb": max(memory(), state["encode_memory_gb"]),
         "queries_per_second": len(queries) / batch,
         "single_query_ms": 1e3 * single,
@@ -195,13 +187,8 @@ def seconds(do):
 # -- what is written --------------------------------------------------------------------------------------------
 
 
-def exponent(sizes, costs):
-    """The b of ``cost = a N^b``, by least squares in logarithms."""
-    return float(np.polyfit(np.log(sizes), np.log(costs), 1)[0])
-
-
 def plot(rows, path):
-    """Each figure against the number of images; of costs, with the exponent that is fitted."""
+    """Each figure against the number of images; of costs, with the exponent that is fitted by least squares."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -213,9 +200,10 @@ def plot(rows, path):
     figure, axes = plt.subplots(2, 3, figsize=(13, 7), layout="constrained")
     sizes = [row["rows"] for row in rows]
     for ax, (title, name, form, limits) in zip(axes.ravel(), COLUMNS[:6], strict=True):
-        values = [row[name] for row in rows]
+        values, grows = [row[name] for row in rows], ""
+        if limits == "log" and len(sizes) > 1:
+            grows = f", as N^{np.polyfit(np.log(sizes), np.log(values), 1)[0]:.2f}"
         ax.plot(sizes, values, "o-", color=plots.BLUE)
-        grows = f", as N^{exponent(sizes, values):.2f}" if limits == "log" and len(sizes) > 1 else ""
         ax.set(xscale="log", xlabel="images", title=f"{title}: {values[-1]:{form}}{grows}")
         ax.set(yscale="log") if limits == "log" else ax.set_ylim(*limits)
     axes[1, 2].axhline(TARGET, color=plots.GREY, linestyle=":")
@@ -245,13 +233,13 @@ def main(arguments=None):
         raise SystemExit(f"the stream in {folder} went past {lacking[0]:,} without stopping; remove it and start again")
     with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as processes:  # each with its own memory
         rows = list(processes.map(measure, [folder] * len(sizes), sizes))
-    machine = {"system": f"{platform.system()} {platform.machine()}", "cores": os.cpu_count()}
-    facts = {"machine": machine | {"date": str(date.today())}, "dataset": given.dataset, "method": given.method}
+    facts = {"machine": machine() | {"date": str(date.today())}, "dataset": given.dataset, "method": given.method}
+    facts["rows"] = rows
     path = Path(given.results) / "bench" / f"scale_{given.dataset}.json"
-    write_json(path, facts | {"rows": rows})
-    path.with_suffix(".md").write_text(table(facts | {"rows": rows}))
+    write_json(path, facts)
+    path.with_suffix(".md").write_text(table(facts))
     plot(rows, path.with_suffix(".png"))
-    print(table(facts | {"rows": rows}), f"written to {path} and {path.with_suffix('.png').name}", sep="\n")
+    print(table(facts), f"written to {path} and {path.with_suffix('.png').name}", sep="\n")
 
 
 def table(facts):
@@ -261,8 +249,8 @@ def table(facts):
     return markdown_table(["images", *(title for title, *_ in COLUMNS)], lines) + (
         f"\n\nCodes of {facts['method']}, {last['dimension']} numbers, of {facts['dataset']}'s images, deformed; "
         f"{QUERIES:,} queries that are not; {last['threads']} threads. In memory is the index; candidates are measured "
-        f"again by codes on the disk ({last['codes_bytes_per_image_on_disk']} bytes each). Measured {where['date']}, "
-        f"{where['system']}, {where['cores']} cores.\n"
+        f"again by codes on the disk ({2 * last['dimension']} bytes each). Measured {where['date']}, "
+        f"{where['system']} {where['architecture']}, {where['cores']} cores.\n"
     )
 
 
