@@ -57,10 +57,10 @@ def pair_distances(queries, rows, metric):
 
 def nearest_first(distances, ids, k):
     """The first ``k`` of each row of ``(Q, C)`` distances and ids, by distance and then by id, as :class:`Hits`."""
-    if distances.shape[1] > k or (distances[:, 1:] <= distances[:, :-1]).any():
-        order = np.lexsort((ids, distances))[:, :k]
-        distances, ids = np.take_along_axis(distances, order, axis=1), np.take_along_axis(ids, order, axis=1)
-    return Hits(distances, ids)
+    if (distances[:, 1:] > distances[:, :-1]).all():
+        return Hits(distances[:, :k], ids[:, :k])
+    order = np.lexsort((ids, distances))[:, :k]
+    return Hits(np.take_along_axis(distances, order, axis=1), np.take_along_axis(ids, order, axis=1))
 
 
 def without(hits, own):

@@ -111,8 +111,7 @@ class Index:
         Returns the index. Raises ValueError if an id is not in the index; then nothing is removed.
         """
         rows = rows_of(ids, self._ids, "ids")
-        self._keep(np.setdiff1d(np.arange(len(self)), rows))
-        return self
+        return self._keep(np.setdiff1d(np.arange(len(self)), rows))
 
     def search(self, queries, k, *, exclude_self=None, subset=None):
         """The ``k`` nearest rows of each query.
@@ -139,9 +138,7 @@ class Index:
             For k out of range, an empty index, unknown ids, or queries that do not fit or are not finite.
         """
         queries, own = self._checked(queries, exclude_self)
-        searched = copy(self)
-        if subset is not None:
-            searched._keep(np.unique(rows_of(subset, self._ids, "subset")))
+        searched = self if subset is None else copy(self)._keep(np.unique(rows_of(subset, self._ids, "subset")))
         k = checked_k(k, len(searched), own is not None)
         hits = searched._search(queries, k + (own is not None))  # one more, in case the query itself is there
         return hits if own is None else without(hits, own)
@@ -236,6 +233,7 @@ class Index:
         kept = faiss.IndexFlat(self.dimension, FAISS_METRICS[self.metric])
         kept.add(self._rows[rows])
         self._ids, self._faiss = self._ids[rows], kept
+        return self
 
     def _search(self, queries, k):
         """The ``k`` nearest rows of queries that have been checked; there are ``k`` rows or more."""
