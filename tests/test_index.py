@@ -117,20 +117,6 @@ def test_search_is_right_for_databases_around_the_number_of_candidates(metric, n
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_search_is_right_in_a_larger_database(metric):
-    rng = np.random.default_rng(1)
-    rows, queries = rng.normal(size=(5000, 8)).astype(np.float32), rng.normal(size=(3, 8)).astype(np.float32)
-    rows[3000:3100] = rows[:100]
-    distances, ids = slow_ranking(rows, queries, metric)
-    index = build(rows, metric)
-    for k in (1, 10, 300):
-        hits = index.search(queries, k)
-        np.testing.assert_allclose(hits.distances, distances[:, :k], rtol=1e-6, atol=1e-6)
-        assert (hits.ids == ids[:, :k]).mean() > 0.99  # a float32 rounding may swap two neighbours
-        np.testing.assert_array_equal(np.concatenate([index.search(q, k).ids for q in queries]), hits.ids)
-
-
-@pytest.mark.parametrize("metric", METRICS)
 def test_of_many_rows_at_equal_distance_the_lowest_ids_come_first(metric):
     rows = small_integers(2, 5000, 3, low=1, high=3)  # eight different rows, each some 600 times
     query = np.array([1, 1, 2], np.float32)
@@ -143,18 +129,6 @@ def test_of_many_rows_at_equal_distance_the_lowest_ids_come_first(metric):
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_several_blocks_of_queries_equal_the_slow_loop(metric):
-    rows = small_integers(3, 80, 3)
-    queries = small_integers(4, 2 * 128 + 5, 3)
-    distances, ids = slow_ranking(rows, queries, metric)
-    index = build(rows, metric)
-    assert_nearest(index.search(queries, 7), distances, ids, metric)
-    blocks = list(index.rank(queries, block=100))
-    assert [len(block) for block in blocks] == [100, 100, 61]
-    assert_ranked(np.concatenate(blocks), distances, ids, metric)
-
-
-@pytest.mark.parametrize("metric", METRICS)
 def test_exclude_self_leaves_out_each_query_of_several_blocks_and_only_it(metric):
     rows = small_integers(5, 278, 3)
     rows[100:120] = rows[:20]  # a twin of the query stays in
@@ -164,8 +138,9 @@ def test_exclude_self_leaves_out_each_query_of_several_blocks_and_only_it(metric
     hits = index.search(rows[own], 9, exclude_self=own)
     assert_nearest(hits, distances, ids, metric)
     assert not (hits.ids == own[:, None]).any()
-    ranked = np.concatenate(list(index.rank(rows[own], exclude_self=own)))
-    assert_ranked(ranked, distances, ids, metric)
+    blocks = list(index.rank(rows[own], exclude_self=own, block=100))
+    assert [len(block) for block in blocks] == [100, 100, 78]
+    assert_ranked(np.concatenate(blocks), distances, ids, metric)
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -187,18 +162,6 @@ def test_a_single_query_gives_one_row_of_hits():
     assert index.search(np.zeros(2, np.float32), np.int64(2), exclude_self=0).ids.tolist() == [[2, 1]]
 
 
-def test_adding_in_two_parts_equals_adding_at_once():
-    rows, queries = small_integers(8, 90, 4), small_integers(9, 5, 4)
-    for metric in METRICS:
-        at_once, parts = build(rows, metric), Index(metric)
-        assert len(parts) == 0 and parts.dimension is None
-        parts.add(rows[:37])
-        parts.add(rows[37:])
-        assert len(parts) == 90 and parts.dimension == 4
-        for one, other in zip(parts.search(queries, 40), at_once.search(queries, 40), strict=True):
-            np.testing.assert_array_equal(one, other)
-
-
 # -- numerical traps -------------------------------------------------------------------------------------------
 
 
@@ -216,13 +179,7 @@ def test_search_survives_the_cancellation_that_spoils_a_float32_product(metric):
     assert (naive.argmin(axis=1) != ids[:, 0]).mean() > 0.5  # what the product alone would answer
     assert_nearest(build(rows, metric).search(queries, 10), distances, ids, metric)
     assert_nearest(build(rows, metric).search(queries[0], 10), distances[:1], ids[:1], metric)
-
-
-@pytest.mark.parametrize("metric", EXACT)
-def test_rank_survives_the_same_cancellation(metric):
-    rows = offset_codes()
-    ranked = np.concatenate(list(build(rows, metric).rank(rows[:20])))
-    np.testing.assert_array_equal(ranked, slow_ranking(rows, rows[:20], metric)[1])
+    np.testing.assert_array_equal(np.concatenate(list(build(rows, metric).rank(queries))), ids)
 
 
 @pytest.mark.parametrize("groups", [1, 60])
@@ -266,23 +223,6 @@ def test_search_is_right_where_float32_squares_overflow_or_vanish(metric, expone
         assert_nearest(build(rows, metric).search(queries, k), distances, ids, metric)
 
 
-@pytest.mark.parametrize("scale", [1e-30, 1, 1e30])
-def test_cosine_does_not_depend_on_length(scale):
-    rows, query = np.float32([[3, 4], [4, -3], [-3, -4], [3, 0]]), np.float32([6, 8]) * np.float32(scale)
-    hits = build(rows * np.float32(scale), "cosine").search(query, 4)
-    assert hits.ids.tolist() == [[0, 3, 1, 2]]
-    np.testing.assert_allclose(hits.distances, [[0, 0.4, 1, 2]], atol=1e-6)  # 1 - 3/5 = 0.4
-
-
-def test_a_zero_row_is_at_cosine_distance_1_from_everything():
-    rows = np.float32([[0, 0], [1, 5], [-1, 0]])  # 1 - 1/√26 = 0.804; 1 - (-1) = 2
-    index = build(rows, "cosine")
-    hits = index.search(np.float32([1, 0]), 3)
-    assert hits.ids.tolist() == [[1, 0, 2]]
-    np.testing.assert_allclose(hits.distances, [[0.803884, 1, 2]], atol=1e-6)
-    assert next(index.rank(np.float32([1, 0]))).tolist() == [[1, 0, 2]]
-
-
 def test_a_zero_row_does_not_displace_a_nearer_row_in_cosine():
     hits = build([[0, 0], [1, 5]], "cosine").search(np.float32([[1, 0], [0, 1]]), 1)  # 0.804 and 0.019, both below 1
     assert hits.ids.tolist() == [[1], [1]]
@@ -297,68 +237,6 @@ def test_a_zero_query_is_at_cosine_distance_1_from_every_row_in_order(k):
 
 
 # -- what is refused -------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "k, options, message",
-    [
-        (4, {}, "k is 4, but the index holds only 3 rows$"),
-        (3, {"exclude_self": [0]}, "k is 3, but the index holds only 2 rows besides the query itself"),
-        (0, {}, "k must be a whole number of 1 or more, not 0"),
-        (-1, {}, "whole number of 1 or more, not -1"),
-        (True, {}, "whole number of 1 or more, not True"),
-        (2.0, {}, "whole number of 1 or more, not 2.0"),
-    ],
-)
-def test_a_k_out_of_range_is_refused(k, options, message):
-    with pytest.raises(ValueError, match=message):
-        build([[0, 0], [1, 1], [2, 2]]).search(np.zeros((1, 2), np.float32), k, **options)
-
-
-@pytest.mark.parametrize(
-    "codes, message",
-    [
-        (np.zeros((1, 3), np.float32), "have 3 numbers each, but the index has 2"),
-        (np.float32([[0, 0], [0, np.nan]]), "NaN or infinity in 1 row.*first in row 1"),
-        (np.float32([[-np.inf, 0], [np.inf, 0]]), "NaN or infinity in 2 row.*first in row 0"),
-        (np.zeros((1, 2)), "must be float32, not float64"),
-        (np.zeros((1, 2), np.uint8), "must be float32, not uint8"),
-        (np.zeros((1, 1, 2), np.float32), r"non-empty \(N, D\) matrix, not of shape \(1, 1, 2\)"),
-        (np.zeros((0, 2), np.float32), r"non-empty \(N, D\) matrix, not of shape \(0, 2\)"),
-    ],
-)
-def test_unfit_codes_and_queries_are_refused(codes, message):
-    index = build([[0, 0], [1, 1]])
-    with pytest.raises(ValueError, match="^codes.*" + message):
-        index.add(codes)
-    with pytest.raises(ValueError, match="^queries.*" + message):
-        index.search(codes, 1)
-    with pytest.raises(ValueError, match="^queries.*" + message):
-        next(index.rank(codes))
-    assert len(index) == 2
-
-
-def test_a_single_row_is_refused_as_codes():
-    with pytest.raises(ValueError, match=r"codes must be a non-empty \(N, D\) matrix, not of shape \(2,\)"):
-        Index().add(np.zeros(2, np.float32))
-
-
-@pytest.mark.parametrize(
-    ("own", "message"),
-    [
-        ([0], r"exclude_self has 1 id\(s\) for 2 queries; give one for each"),
-        ([0, 1, 1], r"exclude_self has 3 id\(s\) for 2 queries; give one for each"),
-        ([0, 2], r"exclude_self name 1 id\(s\) that are not in the index, first 2"),
-        ([-1, 0], r"exclude_self name 1 id\(s\) that are not in the index, first -1"),
-        ([0.0, 1.0], "exclude_self must be a non-empty sequence of whole numbers, not float64"),
-        ([True, False], "exclude_self must be a non-empty sequence of whole numbers, not bool"),
-        ([[0], [1]], r"exclude_self must be a non-empty sequence of whole numbers, not int64 of shape \(2, 1\)"),
-    ],
-)
-def test_an_exclude_self_that_names_no_rows_is_refused(own, message):
-    index, queries = build([[0, 0], [1, 1]]), np.zeros((2, 2), np.float32)
-    with pytest.raises(ValueError, match=message):
-        index.search(queries, 1, exclude_self=own)
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -399,21 +277,6 @@ def test_a_subset_is_searched_like_an_index_of_its_rows(metric):
     assert sorted(hits.ids[0]) == [4, 5, 50, 51, 52, 90]
     distances, order = slow_ranking(rows[within], rows[[119]], metric)
     assert_nearest(Hits(hits.distances[1:], hits.ids[1:]), distances, within[order], metric)
-
-
-def test_a_subset_or_a_removal_of_unknown_ids_is_refused():
-    index = build(small_integers(1, 5, 2))
-    for name, call in (
-        ("subset", lambda ids: index.search(np.zeros(2, np.float32), 1, subset=ids)),
-        ("ids", index.remove),
-    ):
-        with pytest.raises(ValueError, match=rf"{name} name 1 id\(s\) that are not in the index, first 5"):
-            call([1, 5])
-        with pytest.raises(ValueError, match=f"{name} must be a non-empty sequence"):
-            call([])
-    with pytest.raises(ValueError, match="k is 3, but the index holds only 2 rows"):
-        index.search(np.zeros(2, np.float32), 3, subset=[0, 1])
-    assert len(index) == 5
 
 
 def test_an_empty_index_can_be_neither_searched_nor_ranked_nor_saved(tmp_path):
@@ -524,18 +387,18 @@ def test_a_missing_file_is_named(saved, ending):
         Index.load(saved)
 
 
-@pytest.mark.parametrize("damage", [lambda data: data[:-100], lambda data: b"a text, no index\n", lambda data: b""])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: data[:-100],
+        lambda data: data[:-1] + bytes([data[-1] ^ 1]),
+        lambda data: b"a text, no index\n",
+        lambda data: b"",
+    ],
+)
 def test_a_truncated_index_and_one_that_is_text_are_refused(saved, damage):
     saved.write_bytes(damage(saved.read_bytes()))
     with pytest.raises(IndexFileError, match="index.faiss is not the file that index.json describes"):
-        Index.load(saved)
-
-
-def test_an_index_with_a_flipped_bit_is_refused(saved):
-    data = bytearray(saved.read_bytes())
-    data[-1] ^= 1
-    saved.write_bytes(data)
-    with pytest.raises(IndexFileError, match="is not the file that index.json describes"):
         Index.load(saved)
 
 
@@ -575,14 +438,6 @@ def test_an_index_without_an_encoder_hash_is_refused_where_one_is_asked_for(tmp_
 # -- novelty ---------------------------------------------------------------------------------------------------------
 
 
-def test_many_blocks_of_rankings_come_in_order():
-    rows = np.random.default_rng(0).normal(size=(30, 3)).astype(np.float32)
-    index = Index().add(rows)
-    blocks = list(index.rank(rows[:23], block=2))
-    assert [len(block) for block in blocks] == [2] * 11 + [1]
-    assert np.array_equal(np.concatenate(blocks), next(index.rank(rows[:23])))
-
-
 @pytest.mark.parametrize("metric", METRICS)
 def test_novelty_is_the_mean_distance_relative_to_the_database_s_own(metric):
     rng = np.random.default_rng(0)
@@ -591,14 +446,6 @@ def test_novelty_is_the_mean_distance_relative_to_the_database_s_own(metric):
     limit = np.quantile(own[:, :3].mean(axis=1), 0.99)
     slow = np.sort([[slow_distance(q, r, metric) for r in rows] for q in queries])[:, :3].mean(axis=1) / limit
     np.testing.assert_allclose(Index(metric).add(rows).novelty(queries, 3), slow, rtol=1e-4)
-
-
-def test_novelty_of_rows_without_themselves_is_that_of_an_index_without_them():
-    rows = np.random.default_rng(0).normal(size=(40, 4)).astype(np.float32)
-    index = Index().add(rows)
-    own = index.search(rows[[7]], 3, exclude_self=[7]).distances.mean()
-    limit = np.quantile(index.search(rows, 3, exclude_self=np.arange(40)).distances.mean(axis=1), 0.99)
-    np.testing.assert_allclose(index.novelty(rows[[7]], 3, exclude_self=[7]), [own / limit], rtol=1e-6)
 
 
 def test_an_empty_index_knows_nothing_new():
