@@ -129,7 +129,7 @@ def test_killed_workers_lose_nothing_and_double_nothing(local_ray, model, tmp_pa
     def kill(*arguments, **options):  # all workers, once, as the first shard is written
         if not killed:
             processes = psutil.Process().children(recursive=True)
-            killed.extend(p for p in processes if "_Encoder" in " ".join(p.cmdline()))
+            killed.extend(p for p in processes if "Encoder" in str(p.as_dict(["cmdline"])))
             for worker in killed:
                 worker.kill()
         write(*arguments, **options)

@@ -1,13 +1,13 @@
 """A real Milvus server, from the package ``milvus``, for the tests in this folder."""
 
 import contextlib
+import ctypes
 import http.client
 import os
 import random
 import signal
 import socket
 import subprocess
-import sys
 import time
 import urllib.request
 
@@ -17,16 +17,10 @@ import pytest
 PORTS = ("proxy_port", "proxy_internal_port", "etcd_port", "root_coord_port", "query_coord_port", "query_node_port",
          "index_coord_port", "index_node_port", "data_coord_port", "data_node_port")  # fmt: skip
 
-#: Ends the server when the tests end, however they end: its standard input is closed then.
-WATCH = """
-import select, subprocess, sys
-server = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL, stdout=sys.stderr)
-print(server.pid, flush=True)
-while server.poll() is None and not select.select([sys.stdin], [], [], 0.2)[0]:
-    pass
-server.kill()
-server.wait()
-"""
+
+def die_with_parent():
+    """Ends the server when the tests end, however they end (Linux: prctl's PR_SET_PDEATHSIG)."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
 def free_ports(count):
@@ -53,7 +47,7 @@ class Server:
         _initialize_data_files(str(folder))
         self.address = f"http://127.0.0.1:{config.get('proxy_port')}"
         self.program = MilvusServer(config).get_milvus_executable_path()
-        self.folder, self.watch, self.pid = folder, None, None
+        self.folder, self.process = folder, None
 
     def start(self):
         environment = {
@@ -64,42 +58,29 @@ class Server:
             "LD_LIBRARY_PATH": os.path.dirname(self.program),
         }
         with open(self.folder / "logs" / "output.log", "ab") as log:
-            self.watch = subprocess.Popen(
-                [sys.executable, "-c", WATCH, self.program, "run", "standalone"],
-                cwd=self.folder, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
+            self.process = subprocess.Popen(
+                [self.program, "run", "standalone"], cwd=self.folder, env=environment, preexec_fn=die_with_parent,
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             )  # fmt: skip
-        self.pid = int(self.watch.stdout.readline())
         for _ in range(600):
-            if self.watch.poll() is not None:
+            if self.process.poll() is not None:
                 break
             with contextlib.suppress(OSError, http.client.HTTPException):
-                answer = urllib.request.urlopen(f"http://127.0.0.1:{self.health_port}/healthz", timeout=5).read()
-                if b"OK" in answer:
+                if b"OK" in urllib.request.urlopen(f"http://127.0.0.1:{self.health_port}/healthz", timeout=5).read():
                     return
             time.sleep(0.2)
-        self.stop()
-        pytest.fail(
-            f"no Milvus server started (does one run already? its etcd needs port 2380); see {self.folder}/logs"
-        )
+        self.kill()
+        pytest.fail(f"no Milvus server started (does another hold etcd's port 2380?); see {self.folder}/logs")
 
     def kill(self):
         """End the server as a power cut would."""
-        os.kill(self.pid, signal.SIGKILL)
-        self.stop()
-
-    def stop(self):
-        if self.watch is not None:
-            self.watch.stdin.close()
-            self.watch.wait(timeout=30)
-            self.watch.stdout.close()
-            self.watch = None
+        self.process.kill()
+        self.process.wait(timeout=30)
 
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory):
     server = Server(tmp_path_factory.mktemp("milvus"))
-    try:
-        server.start()
-        yield server
-    finally:
-        server.stop()
+    server.start()
+    yield server
+    server.kill()
