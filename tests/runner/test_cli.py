@@ -245,7 +245,8 @@ def test_an_experiment_that_fails_is_told_in_one_sentence(command, finished, cap
 # -- from nothing to the table, on very few images ------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("count", [3, pytest.param(12, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("count", [3, 12])
 def test_the_paper_s_system_runs_on_a_folder_of_very_few_images(count, tmp_path, capsys):
     """Two classes of blots; rankings are shorter than ten images."""
     rng = np.random.default_rng(0)
