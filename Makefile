@@ -85,11 +85,12 @@ seeds: $(STAMP)  ## the manifold on MNIST with three trainings (after make paper
 	"$(BIN)/python" -m cbir_utils run --dataset mnist --profile paper --from 08 --to 08 -p contrastive_seeds=3
 
 notebooks: $(STAMP)  ## execute the committed notebooks in place; some only: ONLY='06*'
-	TQDM_DISABLE=1 "$(BIN)/jupyter" nbconvert --to notebook --inplace --execute --ExecutePreprocessor.coalesce_streams=True \
+	"$(BIN)/jupyter" nbconvert --to notebook --inplace --execute \
 		--ClearMetadataPreprocessor.enabled=True \
 		--ClearMetadataPreprocessor.preserve_cell_metadata_mask="{'tags'}" \
 		--ClearMetadataPreprocessor.preserve_nb_metadata_mask="{'kernelspec', ('language_info', 'name')}" \
 		notebooks/$(ONLY).ipynb
+	"$(BIN)/python" tests/tidy.py notebooks/*.ipynb
 	"$(BIN)/ruff" format notebooks
 
 results: $(STAMP)  ## write the tables of RESULTS.md and README.md from results/

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from tidy import tidy
 
 from cbir_utils.runner.notebooks import declared_parameters
 
@@ -65,6 +66,12 @@ def test_some_output_is_compared_and_some_picture_shown(path):
     compared = [cell for cell in cells if "# NBVAL_CHECK_OUTPUT" in cell.source]
     assert compared and all(cell.outputs for cell in compared)
     assert any("image/png" in output.get("data", {}) for cell in cells for output in cell.outputs)
+
+
+@each_notebook
+def test_no_progress_bar_is_kept_and_what_a_cell_prints_is_one_text(path):
+    notebook = nbformat.read(path, 4)
+    assert tidy(nbformat.read(path, 4)) == notebook
 
 
 @each_notebook
