@@ -144,6 +144,20 @@ def test_exclude_self_leaves_out_each_query_of_several_blocks_and_only_it(metric
 
 
 @pytest.mark.parametrize("metric", METRICS)
+def test_a_batch_that_is_filled_up_for_faiss_finds_the_same(metric):
+    rows, queries, before = (
+        small_integers(8, 300, 3),
+        small_integers(9, 40, 3),
+        faiss.cvar.distance_compute_blas_threshold,
+    )
+    try:
+        faiss.cvar.distance_compute_blas_threshold = 3 * 101  # of 101 queries or more FAISS makes a matrix product
+        assert_nearest(build(rows, metric).search(queries, 9), *slow_ranking(rows, queries, metric), metric)
+    finally:
+        faiss.cvar.distance_compute_blas_threshold = before
+
+
+@pytest.mark.parametrize("metric", METRICS)
 def test_rank_equals_a_full_slow_sort_and_begins_with_the_hits_of_search(metric):
     rng = np.random.default_rng(7)
     rows, queries = rng.normal(size=(300, 16)).astype(np.float32), rng.normal(size=(20, 16)).astype(np.float32)
