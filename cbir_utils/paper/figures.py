@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 from scipy.spatial.distance import cdist
 
-from cbir_utils import index, metrics
+from cbir_utils import distances, metrics
 from cbir_utils.datasets import scale
 from cbir_utils.paper.claims import share
 from cbir_utils.paper.evidence import FAILS, HOLDS, IN_PART
@@ -131,7 +131,7 @@ def equations(evidence):
 
     return [
         evidence.find(autoencoder, functions=(models.Autoencoder, training.encode, training.decode)),
-        evidence.find(euclidean_distance, functions=(distance, index._pair_distances)),
+        evidence.find(euclidean_distance, functions=(distance, distances.pair_distances)),
         evidence.find(loss, functions=(mean_squared_error,)),
     ]
 

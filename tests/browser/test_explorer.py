@@ -303,6 +303,6 @@ def test_without_artifacts_it_says_what_to_run(browser, tmp_path):
     with app_serving(tmp_path) as (address, _):
         page.goto(address)
         sentence = page.get_by_test_id("nothing")
-        expect(sentence).to_have_text(re.compile(r"holds no run .* make one with .*cbir_utils run"), timeout=240_000)
+        expect(sentence).to_have_text(re.compile(r"holds no run; make one with .*cbir_utils run"), timeout=240_000)
         page.screenshot(path=KEPT / "app_without_artifacts.png")
         context.close()
