@@ -265,7 +265,7 @@ class Index:
 def _scores(index, queries, ask):
     """FAISS's scores and rows ``(Q, ask)``, nearest first, as ``greatest_score`` has them.
 
-    From many queries on FAISS multiplies matrices, ten times as fast; a batch that is not too small is filled up to that.
+    From many queries on FAISS multiplies matrices, ten times as fast. A batch not too small is filled up to that.
     """
     count, many = len(queries), -(-faiss.cvar.distance_compute_blas_threshold // index.d)
     if index.metric_type != faiss.METRIC_L1 and many / 8 < count < many:
