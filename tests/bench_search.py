@@ -208,6 +208,7 @@ def measure(task, threads, rounds, dataset, method, results):
             ways = approximate_ways(database, threads, short=None, lists=True)
             found["approximate"] = measure_approximate(ways, database, queries, rounds, False, classes)
             truth = Index("euclidean").add(database)
+            found["method"] = method
             found["P@10"] = float((classes[0][truth.search(queries, K).ids] == classes[1][:, None]).mean())
             found["P@10 of rows"] = row_precision(truth.search(database[::12], K + 1).ids, classes[0])
         return {**found, "rows": len(database), "queries": len(queries), "dimension": database.shape[1]}
@@ -295,15 +296,17 @@ def plot(tasks, path):
                     linewidth=2.5 if way.startswith("cbir") else 1.2)  # fmt: skip
         good = [point for point in shown[name] if point["recall@10"] >= 0.99]
         best = max(good, key=lambda point: point["queries_per_second"])
-        ax.set_title(
-            f"{name.split(',')[0]}: {best['queries_per_second']:,.0f}/s at recall .99 ({best['way']})", fontsize=12
-        )
-        ax.set(xlabel=key, yscale="log", xlim=(max(0.9, min(p[key] for p in good) - 0.02), None))
+        title = f": {best['queries_per_second']:,.0f}/s at recall .99 ({best['way']})" if key == "recall@10" else ""
+        ax.set_title(name.split(",")[0] + title, fontsize=12)
+        values = [point[key] for point in good]
+        ax.set(xlabel=key, yscale="log", xlim=(min(values) - 0.015, max(values) + 0.001))
         ax.xaxis.set_major_locator(MaxNLocator(5))
         ax.yaxis.set_minor_formatter("")
     axes[0][0].set_ylabel("queries per second, one thread")
     axes[0][-1].legend(loc="lower left", fontsize=10)
-    plots.caption(figure, "Upwards and to the right is better; each point is one width of the search.")
+    text = "Upwards and to the right is better; each point is one width of the search."
+    methods = {task["method"] for task in tasks.values() if "method" in task}
+    plots.caption(figure, text + "".join(f" The codes are those of {method}." for method in methods))
     figure.savefig(path, dpi=110)
 
 
