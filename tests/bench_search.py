@@ -312,7 +312,8 @@ def plot(tasks, path):
 
 def machine():
     """Where the figures come from."""
-    versions = {name: importlib.metadata.version(name) for name in ("faiss-cpu", "hnswlib", "usearch", "numpy")}
+    there = {found.name.lower(): found.version for found in importlib.metadata.distributions()}
+    versions = {name: there.get(name) for name in ("faiss-cpu", "hnswlib", "usearch", "numpy")}  # None: not installed
     where = {"system": f"{platform.system()} {platform.machine()}", "cores": os.cpu_count(), "date": str(date.today())}
     return {**where, "python": platform.python_version(), "versions": versions}
 
