@@ -79,19 +79,19 @@ def paired_tests(evidence):
     Returns a list of dicts: ``a``, ``b``, ``distance``, ``gain`` (an :class:`Estimate`: average precision of a minus
     b) and ``p`` (:func:`randomization_tests`, corrected by :func:`holm`). The better one is ``a``.
     """
-    values = evidence.values
-    others = [method for method, _ in values if method not in COMPARED]  # best first: one stands for all
-    methods = [method for method, distance in values if distance == "cosine" and method not in others[1:]]
-    pairs = [(a, b, "cosine") for a, b in combinations(methods, 2)]
-    if {("convolutional", "euclidean"), ("pixels", "euclidean")} <= values.keys():
-        pairs.append(("convolutional", "pixels", "euclidean"))
+    precision = {way: values["AP"] for way, values in evidence.values.items()}
+    others = [method for method, _ in precision if method not in COMPARED]  # best first: one stands for all
+    ways = [way for way in precision if way[0] not in others[1:]]
+    pairs = [(a, b) for a, b in combinations(ways, 2) if a[1] == b[1]]  # of the same distance
     if not pairs:
         raise ArtifactError(f"There are no two methods to compare: {'; '.join(evidence.left_out.values())}")
-    mean = {way: np.nanmean(measured["AP"]) for way, measured in values.items()}
-    pairs = [(a, b, d) if mean[a, d] >= mean[b, d] else (b, a, d) for a, b, d in pairs]
-    differences = np.stack([values[a, d]["AP"] - values[b, d]["AP"] for a, b, d in pairs], axis=1)
+    pairs = [sorted(pair, key=lambda way: -np.nanmean(precision[way])) for pair in pairs]
+    differences = np.stack([precision[a] - precision[b] for a, b in pairs], axis=1)
     tests = zip(pairs, differences.T, holm(randomization_tests(differences)), strict=True)
-    return [{"a": a, "b": b, "distance": d, "gain": gain(column), "p": float(p)} for (a, b, d), column, p in tests]
+    return [
+        {"a": a, "b": b, "distance": distance, "gain": gain(column), "p": float(p)}
+        for ((a, distance), (b, _)), column, p in tests
+    ]
 
 
 # -- the claims: each rule's docstring is the claim, and its section in the paper -----------------------------------
@@ -111,8 +111,8 @@ def clear(signs):
 def five_hits(evidence):
     """The system retrieved 5 images, and “all the images are similar to the query image” (section VI-G)."""
     right = evidence.value("convolutional", "euclidean")["P@5"] == 1
-    ways = {"pixels": "euclidean", "fused": "cosine"}.items() & evidence.values.keys()
-    beside = {method: np.mean(evidence.values[method, distance]["P@5"] == 1) for method, distance in sorted(ways)[::-1]}
+    ways = [way for way in (("pixels", "euclidean"), ("fused", "cosine")) if way in evidence.values]
+    beside = {method: np.mean(evidence.values[method, distance]["P@5"] == 1) for method, distance in ways}
     found = share(right)
     verdict = HOLDS if found.low >= 0.99 else FAILS if found.high < 0.5 else IN_PART
     return verdict, {"queries": len(right), "right": found, "beside": beside}
@@ -130,14 +130,12 @@ def as_printed(evidence):
     """The network trains as its listing prints it, with the mean squared error (section VI-E)."""
     try:
         found = evidence.measured("collapse", "collapse.json")
-        collapsed = {"mse": [], "binary_crossentropy": []}
-        for network in found["networks"]:
-            collapsed[network["loss"]].append(network["collapsed"])
+        printed = [network["collapsed"] for network in found["networks"] if network["loss"] == "mse"]
+        other = [network["collapsed"] for network in found["networks"] if network["loss"] != "mse"]
         told = {"settings": found["settings"]}
     except ArtifactError as missing:  # then the few of notebook 02
-        collapsed = evidence.run.load_json("convolutional/collapse.json")
+        printed, other = evidence.run.load_json("convolutional/collapse.json").values()
         told = {"settings": None, "missing": str(missing)}
-    printed, other = collapsed.values()
     part = share(printed)
     verdict = FAILS if part.low > 0.5 else HOLDS if part.high < 0.5 else IN_PART
     return verdict, {"printed": printed, "other": other, "part": part, **told}
@@ -168,18 +166,15 @@ def by_retrieval(evidence):
 def without_labels(evidence):
     """“The overall process does not use any labels or tags” (section VII)."""
     paths = sorted(path for pattern in LEARNS_OR_SEARCHES.split() for path in PACKAGE.glob(f"{pattern}.py"))
-    paths = [path for path in paths if path.stem not in ("__init__", "plots")]
-    functions, arguments = 0, []
-    for path in paths:
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
-                functions += 1
-                names = [argument.arg for argument in ast.walk(node.args) if isinstance(argument, ast.arg)]
-                arguments += [(f"{path.stem}.{getattr(node, 'name', 'lambda')}({name})", name) for name in names]
+    modules = {path.relative_to(PACKAGE).as_posix(): path for path in paths if path.stem not in ("__init__", "plots")}
+    arguments = [
+        (f"{node.arg} ({name}, line {node.lineno})", node.arg)
+        for name, path in modules.items()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.arg)
+    ]
     found = [where for where, name in arguments if re.search("label|target|class", name)]
-    modules = [path.relative_to(PACKAGE).as_posix() for path in paths]
-    facts = {"modules": modules, "functions": functions, "arguments": len(arguments), "found": found}
-    return FAILS if found else HOLDS, facts
+    return FAILS if found else HOLDS, {"modules": list(modules), "arguments": len(arguments), "found": found}
 
 
 def other_kinds(evidence):
@@ -188,10 +183,10 @@ def other_kinds(evidence):
     kinds = [kind for kind in evidence.other_kinds if (kind, "cosine") in evidence.values]
     if not kinds:
         raise ArtifactError(evidence.left_out[evidence.other_kinds[0]])
-    columns = [evidence.values[kind, "cosine"][metric] - own[metric] for kind in kinds for metric in ("P@5", "AP")]
-    p, gains = holm(randomization_tests(np.stack(columns, axis=1))), [gain(column) for column in columns]
-    better = np.reshape([value < 0.05 and one.mean > 0 for value, one in zip(p, gains, strict=True)], (-1, 2))
-    both = {kind: gains[2 * row : 2 * row + 2] for row, kind in enumerate(kinds) if better[row].all()}
+    differences = np.array([[evidence.values[kind, "cosine"][m] - own[m] for m in ("P@5", "AP")] for kind in kinds])
+    p = holm(randomization_tests(differences.reshape(2 * len(kinds), -1).T)).reshape(-1, 2)
+    better = (p < 0.05) & (np.nanmean(differences, axis=2) > 0)  # (kinds, measures)
+    both = {kind: [gain(row) for row in differences[i]] for i, kind in enumerate(kinds) if better[i].all()}
     first, whole = better.sum(axis=0)
     verdict = HOLDS if both else IN_PART if better.any() else FAILS
     return verdict, {"kinds": len(kinds), "first": first, "whole": whole, "both": both}

@@ -25,6 +25,15 @@ HOLDS, IN_PART, FAILS, UNKNOWN = "holds", "holds in part", "does not hold", "not
 #: The methods that are compared pair by pair, besides the best of the other kinds of autoencoder.
 COMPARED = ("pixels", "convolutional", "hog", "contrastive", "manifold", "fused")
 
+#: This folder's templates; in them ``x|as(".3f")`` is ``format(x, ".3f")``.
+TEMPLATES = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(Path(__file__).parent),
+    autoescape=jinja2.select_autoescape(["html.j2"]),
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+)
+TEMPLATES.filters["as"] = format
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -38,24 +47,11 @@ class Finding:
     functions: tuple = ()  #: of an equation: what implements it
 
 
-def templates():
-    """Jinja2's environment for this folder's templates; ``x|as(".3f")`` is ``format(x, ".3f")``."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=jinja2.select_autoescape(["html.j2"]),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-    )
-    environment.filters["as"] = format
-    return environment
-
-
 class Evidence:
     """A run's artifacts, each loaded when it is first asked for; what is not there raises :class:`ArtifactError`."""
 
     def __init__(self, run):
         self.run, self.manifest = run, run.manifest
-        self.sentences = templates().get_template("sentences.j2")
         self.left_out = {}  # methods whose queries could not be ranked, and why
         if not self.manifest:
             raise ArtifactError(f"{run.folder} holds no run; make one with {run.remedy('manifest.json')}")
@@ -65,10 +61,10 @@ class Evidence:
 
         The verdict is "not measured yet" where the rule lacks an artifact.
         """
+        sentences = TEMPLATES.get_template("sentences.j2")
         try:
             verdict, numbers = rule(self)
-            block = self.sentences.blocks[rule.__name__]
-            sentence = "".join(block(self.sentences.new_context(numbers)))
+            sentence = "".join(sentences.blocks[rule.__name__](sentences.new_context(numbers)))
         except ArtifactError as error:
             verdict, sentence = UNKNOWN, self.plain(error)
         title, sentence = (" ".join(text.split()) for text in (rule.__doc__, sentence))
@@ -97,13 +93,15 @@ class Evidence:
 
     @cached_property
     def data(self):
-        """The dataset, with labels."""
+        """The dataset, with labels and five images or more to search."""
         try:
             data = run_data(self.run)
         except DatasetError as error:
             raise ArtifactError(f"The images themselves are not at hand ({error}).") from error
         if data.database.labels is None:
             raise ArtifactError("The dataset has no labels, and without them nothing can be evaluated.")
+        if len(data.database) - (data.own_rows is not None) < 5:
+            raise ArtifactError("Five hits need a database of five images or more.")
         return data
 
     def codes(self, method="convolutional"):
@@ -118,11 +116,10 @@ class Evidence:
             return self.codes(method)[0][0].nbytes
 
     def hits(self, rows):
-        """The five nearest images of these queries by the paper's codes, fewer in a small database: ``Hits``."""
+        """The five nearest images of these queries by the paper's codes: ``Hits``."""
         database, queries = self.codes()
         own = None if self.data.own_rows is None else self.data.own_rows[rows]
-        k = min(5, len(database) - (own is not None))
-        return Index("euclidean").add(database).search(queries[rows], k, exclude_self=own)
+        return Index("euclidean").add(database).search(queries[rows], 5, exclude_self=own)
 
     @cached_property
     def other_kinds(self):
@@ -142,7 +139,7 @@ class Evidence:
         methods = list(COMPARED)
         with suppress(ArtifactError):
             methods[2:2] = self.other_kinds
-        ways = [("pixels", "euclidean"), ("convolutional", "euclidean"), *((method, "cosine") for method in methods)]
+        ways = [*((method, "cosine") for method in methods), ("pixels", "euclidean"), ("convolutional", "euclidean")]
         values = {}
         for method, distance in ways:
             try:
@@ -161,16 +158,14 @@ class Evidence:
 
     def _evaluate(self, method, distance):
         """AP and P@5 of every query, kept under the hash of the codes: a full ranking of MNIST takes a minute."""
-        data, (database, queries) = self.data, self.codes(method)
-        if len(database) - (data.own_rows is not None) < 5:
-            raise ArtifactError("P@5 needs a database of five images or more.")
-        files = [f"{method}/codes_{split}.npy" for split in ("database", "queries") if method != "pixels"]
-        origin = [data.content_hash, *map(self.run.file_hash, files)]
+        codes, origin = self.codes(method), [self.data.content_hash]
+        if method != "pixels":
+            origin += [self.run.file_hash(f"{method}/codes_{split}.npy") for split in ("database", "queries")]
         name, kept = f"report/{method}_{distance}.json", {}
         with suppress(ArtifactError):  # not there, or damaged: made anew
             kept = self.run.load_json(name)
         if kept.get("origin") != origin:
-            measured = metrics.evaluate(data, database, queries, distance)
+            measured = metrics.evaluate(self.data, *codes, distance)
             kept = {"origin": origin, "AP": measured["AP"].tolist(), "P@5": measured["P@5"].tolist()}
             self.run.save_json(name, kept)
         return {metric: np.array(kept[metric]) for metric in ("AP", "P@5")}

@@ -68,7 +68,8 @@ def guided(run, data, *, seeds=3, images=4000, queries=2000, epochs=10, rounds=4
         queries=Split(data.queries.images[asked], data.queries.labels[asked]),
         own_rows=None if data.own_rows is None else data.own_rows[asked],
     )
-    counts = {"images": len(part.database), "queries": len(part.queries), "epochs": epochs, "rounds": rounds}
+    settings = {"images": len(part.database), "queries": len(part.queries), "epochs": epochs, "rounds": rounds}
+    settings["content_hash"] = data.content_hash
 
     def train(seed):
         training, values = {}, {}
@@ -84,7 +85,6 @@ def guided(run, data, *, seeds=3, images=4000, queries=2000, epochs=10, rounds=4
         differences = {name: values["guided"][name] - values["plain"][name] for name in ("P@5", "AP")}
         return {**training, "gain": {"P@5": gain(differences["P@5"]), "mAP": gain(differences["AP"])}}
 
-    settings = {**counts, "content_hash": data.content_hash}
     return _measure(run, "guided.json", "trainings", settings, [{"seed": seed} for seed in range(seeds)], train)
 
 

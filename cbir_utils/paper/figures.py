@@ -9,11 +9,14 @@ from dataclasses import replace
 import numpy as np
 from scipy.spatial.distance import cdist
 
-from cbir_utils import distances, metrics
+from cbir_utils import metrics
 from cbir_utils.datasets import scale
+from cbir_utils.distances import pair_distances
+from cbir_utils.models import Autoencoder
 from cbir_utils.paper.claims import share
 from cbir_utils.paper.evidence import FAILS, HOLDS, IN_PART
 from cbir_utils.store import ArtifactError
+from cbir_utils.training import LOSSES, decode, encode, load_model, reconstruct
 
 
 def figures(evidence):
@@ -127,11 +130,9 @@ def hits(evidence):
 
 def equations(evidence):
     """The findings on the paper's two equations and its loss (docstrings are the titles), with their functions."""
-    from cbir_utils import models, training  # only here: Keras takes seconds to load
-
     return [
-        evidence.find(autoencoder, functions=(models.Autoencoder, training.encode, training.decode)),
-        evidence.find(euclidean_distance, functions=(distance, distances.pair_distances)),
+        evidence.find(autoencoder, functions=(Autoencoder, encode, decode)),
+        evidence.find(euclidean_distance, functions=(distance, pair_distances)),
         evidence.find(loss, functions=(mean_squared_error,)),
     ]
 
@@ -151,8 +152,6 @@ def mean_squared_error(x, output):
 
 def autoencoder(evidence):
     """Equation 1: encoding and decoding"""
-    from cbir_utils.training import decode, encode, load_model, reconstruct
-
     paths = [evidence.run.checked_path(f"convolutional/{name}.keras") for name in ("encoder", "autoencoder")]
     (encoder, whole), images = map(load_model, paths), evidence.data.queries.images[:100]
     rebuilt = decode(whole.get_layer("decoder"), encode(encoder, images))
@@ -171,8 +170,6 @@ def euclidean_distance(evidence):
 
 def loss(evidence):
     """The loss of the listing (loss='mse'), as this project also has it"""
-    from cbir_utils.training import LOSSES, load_model, reconstruct
-
     images = evidence.data.queries.images[:100]
     output = reconstruct(load_model(evidence.run.checked_path("convolutional/autoencoder.keras")), images)
     by_keras, by_formula = float(LOSSES["mse"]()(scale(images), output)), mean_squared_error(scale(images), output)

@@ -14,7 +14,7 @@ from markupsafe import Markup, escape
 
 from cbir_utils.metrics import markdown_table
 from cbir_utils.paper.claims import claims, paired_tests
-from cbir_utils.paper.evidence import FAILS, HOLDS, IN_PART, ROOT, UNKNOWN, Evidence, templates
+from cbir_utils.paper.evidence import FAILS, HOLDS, IN_PART, ROOT, TEMPLATES, UNKNOWN, Evidence
 from cbir_utils.paper.figures import equations, figures
 from cbir_utils.store import ArtifactError, current_commit
 
@@ -44,10 +44,9 @@ def verdict_table(findings):
 
 def render(evidence, findings):
     """The report as one HTML page that needs nothing from outside."""
-    environment = templates()
-    environment.filters |= {"code": _with_code, "data_url": _data_url, "source": _source}
-    environment.tests["missing"] = lambda value: isinstance(value, ArtifactError)
-    return environment.get_template("report.html.j2").render(
+    TEMPLATES.filters |= {"code": _with_code, "data_url": _data_url, "source": _source}
+    TEMPLATES.tests["missing"] = lambda value: isinstance(value, ArtifactError)
+    return TEMPLATES.get_template("report.html.j2").render(
         **findings,
         evidence=evidence,
         summary=summary(findings),
