@@ -1,5 +1,7 @@
 """Small notebooks in a folder of their own, instead of the project's, and a run of them."""
 
+import re
+
 import nbformat
 import pytest
 
@@ -44,11 +46,23 @@ def run(folder):
 
 @pytest.fixture
 def ran(capsys):
-    """A function that tells the numbers of the notebooks that were executed since, and of those passed over."""
+    """A function that tells which notebooks were executed since, by number; the others were passed over."""
 
     def ran():
-        lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("[") and "[read]" not in line]
-        passed = [line.split()[1][:2] for line in lines if "done before" in line]
-        return [line.split()[1][:2] for line in lines if "done before" not in line], passed
+        lines = re.findall(r"^\[\d/\d\] (\d\d)(.*)", capsys.readouterr().out, flags=re.M)
+        assert lines
+        return [number for number, rest in lines if "done before" not in rest]
 
     return ran
+
+
+@pytest.fixture
+def resume(run, ran, capsys):
+    """A function that runs the notebooks with ``--resume``, and tells which were executed."""
+
+    def resume(*words):
+        capsys.readouterr()
+        assert run("--resume", *words) == 0
+        return ran()
+
+    return resume

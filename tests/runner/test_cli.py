@@ -129,36 +129,46 @@ def test_another_folder_of_the_same_name_is_refused(run, photos, kept, capsys, t
     assert kept.path("dataset/images.npy").read_bytes() == packed
     assert run("--dataset", str(other), "--to", "1", "--results", str(tmp_path / "others")) == 0
 
+    # What a run keeps of a folder: its run would be named "dataset", and the data in it "my photos".
+    assert run("--dataset", str(kept.path("dataset"))) == 2
+    assert "is what a run keeps of a folder of images; give the folder itself" in capsys.readouterr().err
+
 
 @pytest.mark.parametrize(
     "words, message",
     [
-        (["--dataset", "PHOTOS", "--size", "7"], "--size 7: images can be fitted to squares of 8 to 256 pixels"),
-        (["--dataset", "PHOTOS", "--size", "257"], "--size 257: images can be fitted to squares of 8 to 256 pixels"),
-        (["--dataset", "PHOTOS", "--results", "PHOTOS/results"], "the results folder lies in the folder of images"),
-        (["--dataset", "PHOTOS", "-p", "dataset=x"], "give the dataset as --dataset, not with -p"),
-        (["--dataset", "WORDS"], "none of the 1 files in"),
-        (["--dataset", "IDX", "--size", "28"], "size and labels are for a folder of images"),
+        ("-p epochs", "expected name=value, such as -p epochs=3"),
+        ("-p epoch=3", "no notebook has a parameter 'epoch'; did you mean epochs?"),
+        ("-p epochs=3 --from 2", "'epochs' is a parameter of 01_first_step, which this run"),
+        ("-p epochs=many", "epochs in 01_first_step must be of type int, like 2, and 'many' is not"),
+        ("-p epochs=true", "epochs in 01_first_step must be of type int, like 2, and True is not"),
+        ("-p epochs=[", "epochs in 01_first_step must be of type int, like 2, and '[' is not"),
+        ("-p results=x", "give the results as --results, not with -p"),
+        ("--profile fast", "there is no profile 'fast'; choose one of workshop, paper, wrong"),
+        ("--profile wrong", "no notebook has a parameter 'epoch'"),
+        ("--dataset mnits", "there is no dataset 'mnits': choose one of digits, mnist"),
+        ("--from 7 --to 9", "no notebook is numbered from 07 to 09; there are 01_first_step, 02"),
+        ("--from 2 --skip 02", "--skip leaves none of the notebooks from 02 to 05"),
+        ("--size 28", "size and labels are for a folder of images, and shapes is not one; leave them out"),
+        ("--dataset PHOTOS --size 7", "--size 7: images can be fitted to squares of 8 to 256 pixels"),
+        ("--dataset PHOTOS --size 257", "--size 257: images can be fitted to squares of 8 to 256 pixels"),
+        ("--dataset PHOTOS --results PHOTOS/results", "the results folder lies in the folder of images"),
+        ("--dataset PHOTOS -p dataset=x", "give the dataset as --dataset, not with -p"),
+        ("--dataset WORDS", "none of the 1 files in"),
+        ("--dataset IDX --size 28", "size and labels are for a folder of images"),
     ],
 )
-def test_what_does_not_fit_is_refused_in_one_sentence(run, photos, kept, capsys, tmp_path, words, message):
-    for name, file in (("words", "notes.txt"), ("idx", "train-images-idx3-ubyte")):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / file).write_text("words")
+def test_what_does_not_fit_is_refused_in_one_sentence(folder, run, photos, capsys, tmp_path, words, message):
+    (folder / "parameters" / "wrong.yaml").write_text("epoch: 7\n")
     places = {"PHOTOS": photos, "WORDS": tmp_path / "words", "IDX": tmp_path / "idx"}
-    for name, place in places.items():
-        words = [word.replace(name, str(place)) for word in words]
-    assert run(*words) == 2
+    for name, file in (("WORDS", "notes.txt"), ("IDX", "train-images-idx3-ubyte")):
+        places[name].mkdir()
+        (places[name] / file).write_text("words")
+    found = [re.sub("[A-Z]{3,}", lambda name: str(places[name[0]]), word) for word in words.split()]
+    assert run(*found) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
-    assert not list(kept.results.rglob("manifest.json")) and not (photos / "results").exists()
-
-
-def test_what_a_run_keeps_of_a_folder_is_no_source_of_its_own(run, photos, kept, capsys):
-    """The run would be named ``dataset``, and the data in it ``my photos``."""
-    assert run("--dataset", str(photos), "--to", "1") == 0
-    assert run("--dataset", str(kept.path("dataset"))) == 2
-    assert "is what a run keeps of a folder of images; give the folder itself" in capsys.readouterr().err
+    assert not list(tmp_path.rglob("manifest.json")) and not (photos / "results").exists()
 
 
 # -- a finished run -------------------------------------------------------------------------------------------------
@@ -179,7 +189,7 @@ def finished(tmp_path):
 @pytest.fixture
 def command(finished):
     """A function that gives a command on the finished run, and returns the exit status."""
-    return lambda *words: cli.main([*map(str, words), "--results", str(finished[0].folder)])
+    return lambda name, *words: cli.main([name, "--results", str(finished[0].folder), *map(str, words)])
 
 
 def test_query_prints_what_is_nearest_as_text_or_as_json(command, finished, capsys, tmp_path):
@@ -208,25 +218,23 @@ def test_add_says_what_was_added(command, finished, capsys, tmp_path):
 @pytest.mark.parametrize(
     "words, message",
     [
-        (["query", "nothing.png"], "nothing.png: there is no such file"),
-        (["query", "{folder}/00.png", "--method", "fused"], "does not exist yet; make it anew with"),
-        (["add", "{folder}/nothing"], "nothing"),
-        (["measure", "collapse", "--seeds", "0"], "--seeds is 1 or more, for collapse and guided"),
-        (["measure", "machines", "--seeds", "2"], "machines repeats one training from one seed"),
-        (["measure", "guided"], "pictures has no labels, so there is nothing to judge the trainings by"),
+        ("query nothing.png", "nothing.png: there is no such file"),
+        ("query FOLDER/00.png --method fused", "does not exist yet; make it anew with"),
+        ("add FOLDER/nothing", "nothing"),
+        ("measure collapse --seeds 0", "--seeds is 1 or more, for collapse and guided"),
+        ("measure machines --seeds 2", "machines repeats one training from one seed"),
+        ("measure guided", "pictures has no labels, so there is nothing to judge the trainings by"),
+        ("query 00.png --results FOLDER/digts", "digts holds no run"),
+        ("add . --results FOLDER/digts", "digts holds no run"),
+        ("report --results FOLDER/digts", "digts holds no run"),
+        ("measure machines --results FOLDER/digts", "digts holds no run"),
     ],
 )
 def test_what_cannot_be_done_is_said_in_one_sentence(command, finished, capsys, words, message):
-    assert command(*(word.format(folder=finished[1]) for word in words)) == 2
+    assert command(*words.replace("FOLDER", str(finished[1])).split()) == 2
     error = capsys.readouterr().err
-    assert message in error and len(error.strip().splitlines()) == 1
-
-
-@pytest.mark.parametrize("words", [["query", "00.png"], ["add", "."], ["report"], ["measure", "machines"]])
-def test_a_folder_without_a_run_is_said(capsys, tmp_path, words):
-    assert cli.main([*words, "--results", str(tmp_path / "digts")]) == 2
-    assert "digts holds no run" in capsys.readouterr().err
-    assert not (tmp_path / "digts").exists()
+    assert message in error and error.count("\n") == 1
+    assert not (finished[1] / "digts").exists()
 
 
 @pytest.mark.parametrize("error, status", [(RuntimeError("it failed"), 1), (ArtifactError("it is damaged"), 2)])

@@ -31,31 +31,6 @@ def test_own_values_go_before_the_profile_s_and_those_before_the_notebook_s(fold
     assert first == {**where, "epochs": 7, "rate": 1.0} and second == {**where, "mode": "good"}
 
 
-@pytest.mark.parametrize(
-    "words, message",
-    [
-        (["-p", "epochs"], "expected name=value, such as -p epochs=3"),
-        (["-p", "epoch=3"], "no notebook has a parameter 'epoch'; did you mean epochs?"),
-        (["-p", "epochs=3", "--from", "2"], "'epochs' is a parameter of 01_first_step, which this run"),
-        (["-p", "epochs=many"], "epochs in 01_first_step must be of type int, like 2, and 'many' is not"),
-        (["-p", "epochs=true"], "epochs in 01_first_step must be of type int, like 2, and True is not"),
-        (["-p", "epochs=["], "epochs in 01_first_step must be of type int, like 2, and '[' is not"),
-        (["-p", "results=x"], "give the results as --results, not with -p"),
-        (["--profile", "fast"], "there is no profile 'fast'; choose one of workshop, paper, wrong"),
-        (["--profile", "wrong"], "no notebook has a parameter 'epoch'"),
-        (["--dataset", "mnits"], "there is no dataset 'mnits': choose one of digits, mnist"),
-        (["--from", "7", "--to", "9"], "no notebook is numbered from 07 to 09; there are 01_first_step, 02"),
-        (["--from", "2", "--skip", "02"], "--skip leaves none of the notebooks from 02 to 05"),
-        (["--size", "28"], "size and labels are for a folder of images, and shapes is not one; leave them out"),
-    ],
-)
-def test_what_does_not_exist_is_refused_before_anything_runs(folder, run, capsys, words, message):
-    (folder / "parameters" / "wrong.yaml").write_text("epoch: 7\n")
-    assert run(*words) == 2
-    assert message in capsys.readouterr().err
-    assert not (folder.parent / "results").exists()
-
-
 def test_the_project_s_own_profile_fits_its_notebooks():
     used = parameters_for(select_notebooks(0, 99), load_profile("paper"), {})
     assert {path.stem: parameters for path, parameters in used.items()}["02_train_autoencoder"]["epochs"] == 10
@@ -148,73 +123,65 @@ def three(folder, write, monkeypatch):
     return Run("shapes", folder.parent / "results")
 
 
-def test_a_second_start_passes_over_what_is_done(three, run, ran):
-    assert run("--resume") == 0 and ran() == (["01", "02", "03"], [])
-    assert run("--resume") == 0 and ran() == ([], ["01", "02", "03"])
-    assert run() == 0 and ran() == (["01", "02", "03"], [])  # without --resume everything runs
-    assert run("--skip", "2", "--resume") == 0 and ran() == ([], ["01", "03"])
+def test_a_second_start_passes_over_what_is_done(three, run, ran, resume):
+    assert resume() == ["01", "02", "03"]
+    assert resume() == resume("--skip", "2") == []
+    assert run() == 0 and ran() == ["01", "02", "03"]  # without --resume everything runs
     moved = three.results.rename(three.results.with_name("moved"))
-    assert run("--resume", "--results", str(moved)) == 0 and ran() == ([], ["01", "02", "03"])
+    assert resume("--results", str(moved)) == []
 
 
-def test_what_has_changed_runs_again_with_all_that_follows(three, run, ran, write):
-    assert run("--resume") == 0 and ran()
-    assert run("--resume", "-p", "rounds=2") == 0 and ran() == (["02", "03"], ["01"])  # another parameter
+def test_what_has_changed_runs_again_with_all_that_follows(three, run, resume, write):
+    assert resume() == ["01", "02", "03"]
+    assert resume("-p", "rounds=2") == ["02", "03"]  # another parameter
+    assert resume() == ["02", "03"]
     write("03_third_step.ipynb", "last = 1", "x = 2")  # another code
-    assert run("--resume", "-p", "rounds=2") == 0 and ran() == (["03"], ["01", "02"])
+    assert resume() == ["03"]
     three.path("value.json").unlink()  # a file that a notebook wrote
-    assert run("--resume", "-p", "rounds=2") == 0 and ran() == (["02", "03"], ["01"])
+    assert resume() == ["02", "03"]
     three.path("value.json").write_text("3")  # it is there, but not as the notebook wrote it
-    assert run("--resume", "-p", "rounds=2") == 0 and ran() == (["02", "03"], ["01"])
+    assert resume() == ["02", "03"]
     three.path("notebooks/02_second_step.ipynb").write_text("{}")  # saved by a reader
-    assert run("--resume", "-p", "rounds=2") == 0 and ran() == ([], ["01", "02", "03"])
+    assert resume() == []
+    write("01_first_step.ipynb", "seed = 4", "x = 1")  # the shapes are drawn from it
+    assert resume() == ["01", "02", "03"]
+    assert resume("-p", "seed=5") == ["01", "02", "03"]  # other data under the same name
 
 
-def test_a_step_whose_files_another_step_made_anew_is_not_done(three, run, ran, write):
+def test_a_step_whose_files_another_step_made_anew_is_not_done(three, run, resume, write):
     """What a step has read counts by its content: new cells in 02 make 03 stale, also where 02 ran alone."""
-    assert run("--resume") == 0 and ran()
+    assert resume()
     write("02_second_step.ipynb", "rounds = 1", SAVE + "run.save_json('value.json', 'another')")
-    assert run("--from", "2", "--to", "2") == 0 and ran()
-    assert run("--resume") == 0 and ran() == (["03"], ["01", "02"])
-    assert run("--resume") == 0 and ran() == ([], ["01", "02", "03"])
+    assert run("--from", "2", "--to", "2") == 0
+    assert resume() == ["03"]
+    assert resume() == []
     three.save_json("value.json", "another")  # made anew, and the same
-    assert run("--resume") == 0 and ran() == ([], ["01", "02", "03"])
+    assert resume() == []
 
 
-def test_a_table_that_several_steps_fill_leaves_them_done(three, run, ran, write):
+def test_a_table_that_several_steps_fill_leaves_them_done(three, resume, write):
     """Each reads it and adds a row; each gets its row back if the table is lost."""
     code = SAVE + "run.add_rows('table.json', [{'step': %r}], ('step',))\nrun.load_json('table.json')"
     for name in ("01_first_step", "02_second_step"):
         write(f"{name}.ipynb", "", code % name)
-    write("03_third_step.ipynb", "", SAVE + "run.load_json('table.json')")
-    assert run("--resume") == 0 and ran()
-    assert run("--resume") == 0 and ran() == ([], ["01", "02", "03"])
+    read = SAVE + "run.load_json('table.json')"
+    write("03_third_step.ipynb", "", read)
+    assert resume() and resume() == []
     three.path("table.json").unlink()
-    assert run("--resume") == 0 and ran() == (["01", "02", "03"], [])
+    assert resume() == ["01", "02", "03"]
     assert [row["step"] for row in three.load_json("table.json")] == ["01_first_step", "02_second_step"]
     # A later step reads first and fills after: the earlier ones' rows are as they were.
-    write(
-        "03_third_step.ipynb",
-        "",
-        SAVE + "run.load_json('table.json')\nrun.add_rows('table.json', [{'step': 3}], ['step'])",
-    )
-    assert run("--resume") == 0 and ran() == (["03"], ["01", "02"])
-    assert run("--resume") == 0 and ran() == ([], ["01", "02", "03"])
+    write("03_third_step.ipynb", "", read + "\nrun.add_rows('table.json', [{'step': 3}], ['step'])")
+    assert resume() == ["03"]
+    assert resume() == []
 
 
-def test_more_trainings_than_wanted_will_do(three, run, ran):
-    assert run("--resume") == 0 and ran()
-    assert run("--resume", "--from", "2", "--to", "2", "-p", "seeds=5") == 0 and ran() == (["02"], [])
+def test_more_trainings_than_requested_count_as_done(three, resume):
+    assert resume()
+    assert resume("--from", "2", "--to", "2", "-p", "seeds=5") == ["02"]
     assert three.manifest["steps"]["02_second_step"]["seeds"] == {"seeds": 5}
-    assert run("--resume") == 0 and ran() == ([], ["01", "02", "03"])
-    assert run("--resume", "-p", "seeds=6") == 0 and ran() == (["02", "03"], ["01"])
-
-
-def test_other_data_under_the_same_name_are_noticed(three, run, ran, write):
-    write("01_first_step.ipynb", "seed = 4", "x = 1")  # the shapes are drawn from it
-    assert run("--resume") == 0 and ran() == (["01", "02", "03"], [])
-    assert run("--resume") == 0 and ran() == ([], ["01", "02", "03"])
-    assert run("--resume", "-p", "seed=5") == 0 and ran() == (["01", "02", "03"], [])
+    assert resume() == []
+    assert resume("-p", "seeds=6") == ["02", "03"]
 
 
 def test_each_step_notes_what_it_was_run_with(three, run, monkeypatch):
@@ -232,19 +199,19 @@ def test_each_step_notes_what_it_was_run_with(three, run, monkeypatch):
     assert steps["03_third_step"]["read"] == {"value.json": three.file_hash("value.json")}
 
 
-def test_what_failed_or_was_stopped_is_not_done(three, run, ran, write, monkeypatch, capsys):
+def test_what_failed_or_was_stopped_is_not_done(run, resume, three, write, monkeypatch, capsys):
     write("02_second_step.ipynb", 'mode = "good"', SAVE + "run.save_json('value.json', 2)\nassert mode == 'good'")
-    assert run("--resume") == 0 and ran()
-    assert run("--from", "2", "--to", "2", "-p", "mode=bad") == 1 and ran()
-    assert run("--resume") == 0 and ran() == (["02", "03"], ["01"])  # what 03 read is the same, but 02 comes before it
+    assert resume()
+    assert run("--from", "2", "--to", "2", "-p", "mode=bad") == 1
+    assert resume() == ["02", "03"]  # what 03 read is the same, but 02 comes before it
+
+    def stop(*words, **options):
+        raise KeyboardInterrupt
+
     with monkeypatch.context() as patch:
-
-        def stop(*words, **options):
-            raise KeyboardInterrupt
-
         patch.setattr(notebooks, "execute", stop)
         assert run("--from", "2") == 130 and "interrupted" in capsys.readouterr().err
-    assert run("--resume") == 0 and ran() == (["02", "03"], ["01"])
+    assert resume() == ["02", "03"]
 
 
 def test_the_time_left_is_that_of_the_last_run_with_the_same_parameters(three, run):

@@ -16,16 +16,10 @@ def row(method="pixels", **change):
 @pytest.fixture
 def page(tmp_path):
     """A page with a block of each kind; only digits and one benchmark have results."""
-    kinds = (
-        "results digits",
-        "results mnist",
-        "binary digits",
-        "summary digits",
-        "summary mnist digits",
-        "bench search",
-    )
+    kinds = "results digits, results mnist, binary digits, summary digits, summary mnist digits, bench search"
+    blocks = [f"<!-- {kind} -->\nold {kind}\n<!-- end -->\n" for kind in kinds.split(", ")]
     path = tmp_path / "PAGE.md"
-    path.write_text("before\n" + "between\n".join(f"<!-- {kind} -->\nold {kind}\n<!-- end -->\n" for kind in kinds))
+    path.write_text("before\n" + "between\n".join(blocks))
     Run("digits", tmp_path).save_json("metrics.json", [row(mAP=0.321), row("fused", mAP=0.987)])
     (tmp_path / "bench").mkdir()
     (tmp_path / "bench" / "search.md").write_text("| new |\n")
