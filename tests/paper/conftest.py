@@ -23,22 +23,24 @@ def digits():
 def original(tmp_path_factory):
     run = Run("digits", tmp_path_factory.mktemp("run"))
     run.same_data(DIGITS.content_hash)
-    splits = DIGITS.database, DIGITS.queries
-    rng, pixels = np.random.default_rng(0), [descriptors.pixels(split.images) for split in splits]
+    splits, rng = (DIGITS.database, DIGITS.queries), np.random.default_rng(0)
+
+    def noisy(noise):
+        rows = [np.eye(10)[split.labels] + rng.normal(scale=noise, size=(len(split), 10)) for split in splits]
+        return [part.astype(np.float32) for part in rows]
+
+    pixels = [descriptors.pixels(split.images) for split in splits]
     directions = rng.normal(size=(pixels[0].shape[1], 8)).astype(np.float32)
-    codes = {"pixels": pixels, "convolutional": [rows @ directions for rows in pixels]}
-    for method, noise in (("denoising", 0.3), ("fused", 0.1)):
-        noises = [rng.normal(scale=noise, size=(len(split), 10)) for split in splits]
-        codes[method] = [(np.eye(10)[s.labels] + n).astype(np.float32) for s, n in zip(splits, noises, strict=True)]
-    family = []
-    for method, (database, queries) in codes.items():
-        if method != "pixels":
-            run.keep(method, database, queries)
+    codes = {"convolutional": [rows @ directions for rows in pixels], "denoising": noisy(0.3), "fused": noisy(0.1)}
+    for method, both in codes.items():
+        run.keep(method, *both)
+    for method, both in {"pixels": pixels, **codes}.items():
         for distance in ("euclidean", "cosine"):
-            values = metrics.evaluate(DIGITS, database, queries, distance)
-            row = run.score(method, values, DIGITS, distance=distance, train_seconds=12.5, weights=7)
-            family += [row] if method in ("convolutional", "denoising") and distance == "cosine" else []
-    run.save_json("autoencoders.json", family)
+            values = metrics.evaluate(DIGITS, *both, distance)
+            run.score(method, values, DIGITS, distance=distance, train_seconds=12.5, weights=7)
+    ways = ("convolutional", "cosine"), ("denoising", "cosine")
+    rows = Evidence(run).rows
+    run.save_json("autoencoders.json", [rows[way] for way in ways])
     run.save_json("convolutional/collapse.json", {"mse": [True, True, False], "bce": [False, False, False]})
     history = {"held_out_loss": [0.3, 0.1], "best_epoch": 2, "constant_loss": 0.2, "seconds": [30.0, 4.0]}
     run.save_json("convolutional/history.json", history)

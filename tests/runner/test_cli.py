@@ -74,8 +74,9 @@ def kept(folder):
     return Run("my photos", folder.parent / "results")
 
 
-def test_a_folder_of_images_is_read_once_for_the_notebooks(run, photos, kept, capfd):
-    assert run("--dataset", str(photos), "--to", "1") == 0
+def test_a_folder_of_images_is_read_once_for_the_notebooks_and_anew_only_if_it_changed(run, photos, kept, capfd):
+    words = ["--dataset", str(photos), "--to", "1", "--resume"]
+    assert run(*words) == 0
     said = capfd.readouterr()
     assert "ZIPDecode" not in said.err  # libtiff writes past Python
     lines = said.out.splitlines()
@@ -87,23 +88,18 @@ def test_a_folder_of_images_is_read_once_for_the_notebooks(run, photos, kept, ca
     assert [line.split(",")[0] for line in rejects] == ["file", "damaged.tif", "empty.png", "notes.txt", "readme.txt"]
     assert str(kept.path("dataset")) in kept.path("notebooks/01_first_step.ipynb").read_text()
 
-
-def test_a_folder_is_read_anew_only_if_it_changed(run, photos, kept, capsys):
-    words = ["--dataset", str(photos), "--to", "1", "--resume"]
-    assert run(*words) == 0
     for path in (*photos.glob("*.txt"), photos / "empty.png", photos / "damaged.tif"):
         path.unlink()
-    capsys.readouterr()
     assert run(*words) == 0  # the images are the same
-    lines = capsys.readouterr().out.splitlines()
+    lines = capfd.readouterr().out.splitlines()
     assert lines[0] == "[read] 2 images" and "done before" in lines[1]
     assert kept.path("rejects.csv").read_text() == "file,reason\n"  # the list from before would name missing files
     made = kept.path("dataset/images.npy").stat()
-    assert run(*words) == 0
-    assert kept.path("dataset/images.npy").stat().st_ino == made.st_ino and "done before" in capsys.readouterr().out
+    assert run(*words) == 0 and "done before" in capfd.readouterr().out
+    assert kept.path("dataset/images.npy").stat().st_ino == made.st_ino
     Image.new("L", (4, 4), 200).save(photos / "a.png")
-    assert run(*words) == 0 and "done before" not in capsys.readouterr().out
-    assert run(*words, "--labels") == 0 and "done before" not in capsys.readouterr().out
+    assert run(*words) == 0 and "done before" not in capfd.readouterr().out
+    assert run(*words, "--labels") == 0 and "done before" not in capfd.readouterr().out
 
 
 def test_the_flags_of_a_folder_are_kept_for_resuming(run, photos, kept, capsys):

@@ -3,9 +3,7 @@
 import json
 import shlex
 import signal
-import subprocess
 import sys
-import time
 
 import nbformat
 import pytest
@@ -71,27 +69,16 @@ def test_a_notebook_without_a_kernel_is_named(run, capsys, monkeypatch):
     assert "01_first_step could not be run: NoSuchKernel" in capsys.readouterr().err
 
 
-def test_ctrl_c_leaves_no_half_file_and_says_how_to_resume(folder, write):
-    write("03_third_step.ipynb", "", "open('started', 'w').close()\nimport time\ntime.sleep(60)")
-    code = (
-        "import sys; from pathlib import Path; from cbir_utils.runner import cli, notebooks;"
-        "notebooks.NOTEBOOKS = Path(sys.argv[1]); sys.exit(cli.main(sys.argv[2:]))"
-    )
-    words = ["run", "--dataset", "shapes", "--results", str(folder.parent / "results"), "--from", "3"]
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, str(folder), *words],
-        stderr=subprocess.PIPE,
-        text=True,
-        # Where the tests run in the background, SIGINT is ignored, and the child would inherit that.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-    deadline = time.monotonic() + 60
-    while not (folder / "started").exists() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    errors = process.communicate(timeout=60)[1]
-    assert process.returncode == 130
-    assert f"resume with: {sys.executable} -m cbir_utils {shlex.join(words)} --resume" in errors
+def test_ctrl_c_leaves_no_half_file_and_says_how_to_resume(folder, run, write, capsys):
+    press = "import os, signal, time\nos.kill(os.getppid(), signal.SIGINT)\ntime.sleep(60)"
+    write("03_third_step.ipynb", "", press)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it is ignored
+    try:
+        assert run("--from", "3") == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
+    words = shlex.split(capsys.readouterr().err.split("resume with:")[1])
+    assert words[:4] == [sys.executable, "-m", "cbir_utils", "run"] and words[-3:] == ["--from", "3", "--resume"]
     assert list((folder.parent / "results/shapes/notebooks").iterdir()) == []
 
 
