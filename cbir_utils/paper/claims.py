@@ -122,8 +122,7 @@ def codes_or_pixels(evidence):
     """Comparing codes is better than comparing the images directly (section II)."""
     codes, pixels = (evidence.value(method, "euclidean") for method in ("convolutional", "pixels"))
     first, whole = (gain(codes[metric] - pixels[metric]) for metric in ("P@5", "AP"))
-    sizes = {"numbers": evidence.codes()[0].shape[1], "pixels": evidence.data.database.images[0].size}
-    return clear([first.sign, whole.sign]), {"first": first, "whole": whole, **sizes}
+    return clear([first.sign, whole.sign]), {"first": first, "whole": whole, "numbers": evidence.codes()[0].shape[1]}
 
 
 def as_printed(evidence):
@@ -148,9 +147,8 @@ def days(evidence):
     seconds = sum(evidence.run.load_json("convolutional/history.json")["seconds"])
     slowest = max(evidence.rows.values(), key=lambda row: row.get("train_seconds") or 0)
     longest, day = max(seconds, slowest.get("train_seconds") or 0), 24 * 60 * 60
-    times = {"seconds": seconds, "longest": longest, "slowest": slowest["method"]}
-    where = {"images": len(evidence.data.database), "cores": evidence.manifest["machine"]["cores"]}
-    return FAILS if longest < day else HOLDS if seconds > day else IN_PART, {**times, **where}
+    verdict = FAILS if longest < day else HOLDS if seconds > day else IN_PART
+    return verdict, {"seconds": seconds, "longest": longest, "slowest": slowest["method"]}
 
 
 def by_retrieval(evidence):

@@ -59,12 +59,13 @@ class Evidence:
     def find(self, rule, **facts):
         """The finding of a rule: its docstring is the title; it returns the verdict and the numbers of its sentence.
 
-        The verdict is "not measured yet" where the rule lacks an artifact.
+        The sentence may show what is in the evidence, too. The verdict is "not measured yet" where an artifact is missing.
         """
         sentences = TEMPLATES.get_template("sentences.j2")
         try:
             verdict, numbers = rule(self)
-            sentence = "".join(sentences.blocks[rule.__name__](sentences.new_context(numbers)))
+            context = sentences.new_context({"evidence": self, **numbers})
+            sentence = "".join(sentences.blocks[rule.__name__](context))
         except ArtifactError as error:
             verdict, sentence = UNKNOWN, self.plain(error)
         title, sentence = (" ".join(text.split()) for text in (rule.__doc__, sentence))

@@ -24,13 +24,12 @@ def figures(evidence):
     rules = retrieval_steps, latent_map, three_axes, reconstructions, ranked_codes, dataset, query, hits
     made = []
     for number, rule in enumerate(rules, 1):
-        finding, absent, picture = evidence.find(rule), "", None
+        found = evidence.find(rule)
         try:
-            picture = evidence.run.checked_path(f"figures/figure_{number:02}_{rule.__name__}.png")
+            found = replace(found, picture=evidence.run.checked_path(f"figures/figure_{number:02}_{found.name}.png"))
         except ArtifactError as error:
-            absent = f" No picture: {evidence.plain(error)}"
-        title, sentence = f"Figure {number}: {finding.title}", finding.sentence + absent
-        made.append(replace(finding, title=title, sentence=sentence, picture=picture))
+            found = replace(found, sentence=f"{found.sentence} No picture: {evidence.plain(error)}")
+        made.append(replace(found, title=f"Figure {number}: {found.title}"))
     return made
 
 
@@ -43,7 +42,7 @@ def retrieval_steps(evidence):
         distances[rows, own[rows]] = np.inf
     nearest = np.sort(distances, axis=1)[:, : found.ids.shape[1]]
     agree = np.isclose(nearest, found.distances, rtol=1e-6).all(axis=1).sum()
-    return HOLDS if agree == len(rows) else FAILS, {"agree": agree, "queries": len(rows), "images": len(database)}
+    return HOLDS if agree == len(rows) else FAILS, {"agree": agree, "queries": len(rows)}
 
 
 def latent_map(evidence):
@@ -100,8 +99,8 @@ def dataset(evidence):
     data = evidence.data
     searched, asked = (Counter(data.class_names[i] for i in split.labels) for split in (data.database, data.queries))
     both = searched.keys() == asked.keys()
-    facts = {"images": len(data.database), "queries": len(data.queries), "counts": searched.most_common(), "both": both}
-    return HOLDS if both and sorted(searched) == list("0123456789") else IN_PART, facts
+    verdict = HOLDS if both and sorted(searched) == list("0123456789") else IN_PART
+    return verdict, {"counts": searched.most_common(), "both": both}
 
 
 def shown_query(evidence):
@@ -139,10 +138,7 @@ def equations(evidence):
 
 def distance(q, s):
     """The Euclidean distance of two codes ``(n,)``, term by term (the paper, equation 2); a float."""
-    total = 0.0
-    for i in range(len(q)):
-        total += (float(q[i]) - float(s[i])) ** 2
-    return total**0.5
+    return sum((float(a) - float(b)) ** 2 for a, b in zip(q, s, strict=True)) ** 0.5
 
 
 def mean_squared_error(x, output):

@@ -87,8 +87,6 @@ def _run_notebooks(project_run, parameters, data, arguments):
 
 def _pack(source, project_run, **options):
     """Read a folder of images once for all notebooks, say which files cannot be read, and return the dataset."""
-    if project_run.manifest.get("source", source) != source:  # refused before the other folder's images are replaced
-        project_run.belongs_to(source, load_dataset(source, **options).content_hash)
     data = pack_folder(source, project_run.path("dataset"), **options)
     print(f"[read] {len(data.database):,} images", flush=True)
     rejects, listed = data.rejects, project_run.path("rejects.csv")
@@ -197,20 +195,19 @@ def measure(arguments):
 
 def parser():
     """The command line's grammar."""
-    in_results = argparse.ArgumentParser(add_help=False)
-    in_results.add_argument("--results", default="results", metavar="DIR", help="where runs are kept (results)")
-    in_run = argparse.ArgumentParser(add_help=False)
-    in_run.add_argument("--results", default="results/digits", metavar="DIR/NAME", help="the run (results/digits)")
+    every_run = {"default": "results", "metavar": "DIR", "help": "where runs are kept (results)"}
+    one_run = {"default": "results/digits", "metavar": "DIR/NAME", "help": "the run (results/digits)"}
     top = argparse.ArgumentParser(prog="python -m cbir_utils", description="Label-free image retrieval.")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 
-    def command(function, parent):
+    def command(function, results):
         text = function.__doc__.splitlines()[0]
-        added = commands.add_parser(function.__name__, parents=[parent], help=text, description=text)
+        added = commands.add_parser(function.__name__, help=text, description=text)
         added.set_defaults(command=function)
+        added.add_argument("--results", **results)
         return added.add_argument
 
-    option = command(run, in_results)
+    option = command(run, every_run)
     option("--dataset", default="digits", help="digits, mnist, fashion_mnist, shapes, or a folder (images, IDX files)")
     option("--size", type=int, metavar="N", help="side of a folder's images in pixels (28; in colour 32)")
     option("--labels", action="store_true", help="a folder's folders are classes, for the evaluation only")
@@ -222,20 +219,20 @@ def parser():
     done = "pass over notebooks done with the same cells, parameters, data and files; changes of code are not noticed"
     option("--resume", action="store_true", help=done)
     option("--log", action="store_true", help="show what the notebooks print")
-    command(results, in_results)
-    command(workshop, in_results)
+    command(results, every_run)
+    command(workshop, every_run)
 
-    option = command(query, in_run)
+    option = command(query, one_run)
     option("image", metavar="IMAGE", help="a PNG, JPEG, GIF, BMP, TIFF or WebP file")
     option("-k", type=int, default=5, help="how many (5)")
     option("--method", help="by which codes (the best that the run has)")
     option("--metric", default="cosine", choices=("cosine", "euclidean", "manhattan"), help="distance (cosine)")
     option("--json", action="store_true", help="print JSON")
     option("--picture", metavar="PNG", help="where the picture goes (queries/ in the run's folder)")
-    option = command(add, in_run)
+    option = command(add, one_run)
     option("folder", metavar="FOLDER")
-    command(report, in_run)
-    option = command(measure, in_run)
+    command(report, one_run)
+    option = command(measure, one_run)
     option("experiment", choices=("collapse", "guided", "machines"), help="by seed; by retrieval; on other threads")
     option("--seeds", type=int, metavar="N", help="trainings of each kind (collapse 20, guided 3)")
     return top

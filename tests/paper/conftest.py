@@ -38,9 +38,8 @@ def original(tmp_path_factory):
         for distance in ("euclidean", "cosine"):
             values = metrics.evaluate(DIGITS, *both, distance)
             run.score(method, values, DIGITS, distance=distance, train_seconds=12.5, weights=7)
-    ways = ("convolutional", "cosine"), ("denoising", "cosine")
     rows = Evidence(run).rows
-    run.save_json("autoencoders.json", [rows[way] for way in ways])
+    run.save_json("autoencoders.json", [rows[method, "cosine"] for method in ("convolutional", "denoising")])
     run.save_json("convolutional/collapse.json", {"mse": [True, True, False], "bce": [False, False, False]})
     history = {"held_out_loss": [0.3, 0.1], "best_epoch": 2, "constant_loss": 0.2, "seconds": [30.0, 4.0]}
     run.save_json("convolutional/history.json", history)

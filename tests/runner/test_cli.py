@@ -121,7 +121,7 @@ def test_another_folder_of_the_same_name_is_refused(run, photos, kept, capsys, t
         Image.new("L", (4, 4), level).save(other / f"{level}.png")
     assert run("--dataset", str(other), "--to", "1") == 2
     said = capsys.readouterr().err
-    assert "other images; choose another folder with --results" in said and str(photos) in said
+    assert f"holds the images of {photos}, not of {other}; choose another with --results" in said
     assert kept.path("dataset/images.npy").read_bytes() == packed
     assert run("--dataset", str(other), "--to", "1", "--results", str(tmp_path / "others")) == 0
 
