@@ -59,7 +59,7 @@ class Evidence:
     def find(self, rule, **facts):
         """The finding of a rule: its docstring is the title; it returns the verdict and the numbers of its sentence.
 
-        The sentence may show what is in the evidence, too. The verdict is "not measured yet" where an artifact is missing.
+        The sentence may show the evidence, too. The verdict is "not measured yet" where an artifact is missing.
         """
         sentences = TEMPLATES.get_template("sentences.j2")
         try:
@@ -117,7 +117,7 @@ class Evidence:
             return self.codes(method)[0][0].nbytes
 
     def hits(self, rows):
-        """The five nearest images of these queries by the paper's codes: ``Hits``."""
+        """The five nearest images of these queries (row numbers or a slice) by the paper's codes: ``Hits``."""
         database, queries = self.codes()
         own = None if self.data.own_rows is None else self.data.own_rows[rows]
         return Index("euclidean").add(database).search(queries[rows], 5, exclude_self=own)

@@ -36,13 +36,12 @@ def figures(evidence):
 def retrieval_steps(evidence):
     """Steps of a query: images are encoded once, the query is encoded and compared."""
     (database, queries), own = evidence.codes(), evidence.data.own_rows
-    rows = np.arange(min(20, len(queries)))
-    found, distances = evidence.hits(rows), cdist(queries[rows], database)
+    found, distances = evidence.hits(slice(20)), cdist(queries[:20], database)
     if own is not None:
-        distances[rows, own[rows]] = np.inf
-    nearest = np.sort(distances, axis=1)[:, : found.ids.shape[1]]
-    agree = np.isclose(nearest, found.distances, rtol=1e-6).all(axis=1).sum()
-    return HOLDS if agree == len(rows) else FAILS, {"agree": agree, "queries": len(rows)}
+        distances[np.arange(len(distances)), own[:20]] = np.inf
+    nearest = np.sort(distances, axis=1)[:, :5]
+    agree = np.isclose(nearest, found.distances, rtol=1e-6).all(axis=1)
+    return HOLDS if agree.all() else FAILS, {"agree": agree.sum(), "queries": len(agree)}
 
 
 def latent_map(evidence):
@@ -121,9 +120,7 @@ def hits(evidence):
     """The query's result: five images, all of them 9s."""
     (row, name), data = shown_query(evidence), evidence.data
     found = evidence.hits([row])
-    if found.ids.shape[1] < 5:
-        raise ArtifactError("Five hits need a database of five images or more.")
-    right = int(metrics.relevance(found.ids, data.queries.labels[[row]], data.database.labels).sum())
+    right = metrics.relevance(found.ids, data.queries.labels[[row]], data.database.labels).sum()
     return HOLDS if right == 5 else IN_PART if right else FAILS, {"right": right, "name": name}
 
 
@@ -158,7 +155,7 @@ def autoencoder(evidence):
 def euclidean_distance(evidence):
     """Equation 2: distance of a query and a sample"""
     database, queries = evidence.codes()
-    found = evidence.hits(np.arange(min(50, len(queries))))
+    found = evidence.hits(slice(50))
     formula = [[distance(q, database[row]) for row in rows] for q, rows in zip(queries, found.ids, strict=False)]
     apart = float((np.abs(found.distances - formula) / np.maximum(formula, 1e-12)).max())
     return HOLDS if apart < 1e-6 else FAILS, {"queries": len(formula), "distances": found.ids.size, "apart": apart}

@@ -23,8 +23,17 @@ def write_report(run):
     """Write ``report/index.html``; returns its path and the findings, ``{"claims": [...], "figures", "equations"}``."""
     evidence = Evidence(run)
     findings = {"claims": claims(evidence), "figures": figures(evidence), "equations": equations(evidence)}
+    page = TEMPLATES.get_template("report.html.j2").render(
+        **findings,
+        evidence=evidence,
+        summary=summary(findings),
+        methods=_or_error(lambda: sorted(evidence.rows.values(), key=lambda row: -row["mAP"])),
+        tests=_or_error(lambda: paired_tests(evidence)),
+        sensitivity=_or_error(lambda: evidence.measured("machines", "sensitivity.json")),
+        commit=current_commit(),
+    )
     with run.writing("report/index.html") as partial:
-        partial.write_text(render(evidence, findings), encoding="utf-8")
+        partial.write_text(page, encoding="utf-8")
     return run.path("report/index.html"), findings
 
 
@@ -40,21 +49,6 @@ def verdict_table(findings):
     """The verdicts on claims, figures and equations as a Markdown table."""
     lines = [[finding.title, f"**{finding.verdict}**"] for these in findings.values() for finding in these]
     return markdown_table(["of the paper", "verdict"], lines)
-
-
-def render(evidence, findings):
-    """The report as one HTML page that needs nothing from outside."""
-    TEMPLATES.filters |= {"code": _with_code, "data_url": _data_url, "source": _source}
-    TEMPLATES.tests["missing"] = lambda value: isinstance(value, ArtifactError)
-    return TEMPLATES.get_template("report.html.j2").render(
-        **findings,
-        evidence=evidence,
-        summary=summary(findings),
-        methods=_or_error(lambda: sorted(evidence.rows.values(), key=lambda row: -row["mAP"])),
-        tests=_or_error(lambda: paired_tests(evidence)),
-        sensitivity=_or_error(lambda: evidence.measured("machines", "sensitivity.json")),
-        commit=current_commit(),
-    )
 
 
 def _or_error(make):
@@ -79,3 +73,7 @@ def _source(thing):
     """Where a function or class stands, and its source."""
     file, (lines, first) = Path(inspect.getsourcefile(thing)).relative_to(ROOT), inspect.getsourcelines(thing)
     return f"{file.as_posix()}, line {first}: {thing.__qualname__}", "".join(lines).rstrip()
+
+
+TEMPLATES.filters |= {"code": _with_code, "data_url": _data_url, "source": _source}
+TEMPLATES.tests["missing"] = lambda value: isinstance(value, ArtifactError)

@@ -22,12 +22,12 @@ def text(run):
     return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", body)).split())
 
 
-def test_the_page_needs_nothing_from_outside(run):
+def test_the_command_writes_a_page_that_needs_nothing_from_outside(run, capsys):
     with run.writing("figures/figure_08_hits.png") as path:
         path.write_bytes(b"\x89PNG stand-in")
-    path, findings = report.write_report(run)
-    assert path == run.path("report/index.html") and list(map(len, findings.values())) == [7, 8, 3]
-    said, opened = path.read_text(), []
+    assert cli.main(["report", "--results", str(run.folder)]) == 0
+    assert re.fullmatch(r"Of the paper's claims, .*\n.*report/index.html\n", capsys.readouterr().out)
+    said, opened = run.path("report/index.html").read_text(), []
     tags = re.findall(r"<(/?)([a-z]\w*)", said)
     for closing, tag in tags:
         if closing:
@@ -38,8 +38,6 @@ def test_the_page_needs_nothing_from_outside(run):
     ids, addresses = re.findall(r' id="(.*?)"', said), re.findall(r' (?:src|href)="(.*?)"', said)
     assert all(address.startswith("data:") or address[1:] in ids for address in addresses)
     assert len(ids) == 9 and 'name="viewport"' in said and "url(" not in said
-    lines = report.verdict_table(findings).splitlines()
-    assert len(lines) == 2 + 7 + 8 + 3 and all("**" in line for line in lines[2:])
 
 
 def test_one_number_changed_in_the_artifacts_is_changed_in_the_report(run):
@@ -67,6 +65,9 @@ def test_where_everything_is_missing_each_part_says_which_command_makes_it(tmp_p
     _, findings = report.write_report(run)
     verdicts = [found.verdict for found in [*findings["claims"], *findings["figures"]]]
     assert verdicts.count(UNKNOWN) == len(verdicts) - 3  # the source's arguments; the data themselves (figures 6 and 7)
+    assert list(map(len, findings.values())) == [7, 8, 3]
+    lines = report.verdict_table(findings).splitlines()
+    assert len(lines) == 2 + 7 + 8 + 3 and all("**" in line for line in lines[2:])
     assert report.summary(findings) == "Of the paper's claims, 1 holds, 6 not measured yet."
     commands = re.findall(r"<code>python -m cbir_utils ([^<]+)</code>", page(run))
     assert len(commands) > 10
@@ -104,8 +105,3 @@ def test_provenance_names_data_versions_and_parameters_and_no_folder_of_the_mach
     said = text(run)
     assert digits.content_hash in said and f"numpy {np.__version__}" in said and "360 queries against a" in said
     assert f"02_train_autoencoder – {'a' * 10} with changes epochs = 3" in said and "/somewhere" not in said
-
-
-def test_the_command_writes_the_report(run, capsys):
-    assert cli.main(["report", "--results", str(run.folder)]) == 0
-    assert re.match(r"Of the paper's claims, .*\n.*report/index.html\n", capsys.readouterr().out)

@@ -216,7 +216,7 @@ def test_add_says_what_was_added(command, finished, capsys, tmp_path):
     [
         ("query nothing.png", "nothing.png: there is no such file"),
         ("query FOLDER/00.png --method fused", "does not exist yet; make it anew with"),
-        ("add FOLDER/nothing", "nothing"),
+        ("add FOLDER/nothing", "nothing is not a folder that can be read (No such file or directory)"),
         ("measure collapse --seeds 0", "--seeds is 1 or more, for collapse and guided"),
         ("measure machines --seeds 2", "machines repeats one training from one seed"),
         ("measure guided", "pictures has no labels, so there is nothing to judge the trainings by"),
