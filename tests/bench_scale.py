@@ -24,7 +24,6 @@ from tqdm import tqdm
 
 from cbir_utils.codes import unit_length
 from cbir_utils.datasets import load_dataset
-from cbir_utils.index import Hits, Index, nearest_first
 from cbir_utils.metrics import markdown_table
 from cbir_utils.run import Run
 from cbir_utils.scale.approximate import make_index
@@ -84,11 +83,11 @@ def stream(images, number, seed=0):
 # -- what is kept of it -----------------------------------------------------------------------------------------
 
 
-def encode_stream(folder, images, queries, encoder, encoder_hash, sizes):
-    """Encode the stream up to the largest of ``sizes``; go on where the folder ends.
+def encode_stream(folder, images, queries, encoder, encoder_hash, count):
+    """Encode the first ``count`` images of the stream; go on where the folder ends.
 
-    Writes ``codes.f16`` (rows of unit length, float16), ``state.json``, and the exact K nearest rows of each query at
-    each of the sizes, found as the codes pass by.
+    Writes ``codes.f16`` (rows of unit length, float16), ``queries.npy``, and ``state.json`` with the seconds until each
+    number of rows.
     """
     from cbir_utils.training import encode  # TensorFlow takes seconds to import
 
@@ -98,41 +97,23 @@ def encode_stream(folder, images, queries, encoder, encoder_hash, sizes):
     np.save(folder / "queries.npy", asked)
     facts = {"stream": STREAM, "encoder": encoder_hash, "dimension": asked.shape[1], "queries": len(asked)}
     state = {**facts, "rows": 0, "seconds": 0.0, "seconds_at": {}, "encode_memory_gb": 0.0}
-    nearest = Hits(np.full((len(asked), K), np.inf, np.float32), np.full((len(asked), K), -1))
     if state_path.is_file():
         state = json.loads(state_path.read_text())
         if any(state.get(name) != value for name, value in facts.items()):
             raise SystemExit(f"{folder} holds the stream of another encoder; remove it and start again")
-        nearest = exact_hits(folder, state["rows"])
     with open(folder / "codes.f16", "r+b" if state["rows"] else "wb") as file:
         file.truncate(state["rows"] * asked.shape[1] * 2)
         file.seek(0, os.SEEK_END)
-        for number in tqdm(range(state["rows"] // BATCH, max(sizes) // BATCH), unit=f" x {BATCH:,} images"):
+        for number in tqdm(range(state["rows"] // BATCH, count // BATCH), unit=f" x {BATCH:,} images"):
             views, start = stream(images, number), time.perf_counter()
             codes = unit_length(encode(encoder, views)).astype(np.float16)
             state["seconds"] += time.perf_counter() - start
             file.write(codes.tobytes())
-            nearest = merged(nearest, asked, codes.astype(np.float32), state["rows"])
+            file.flush()
             state["rows"] += BATCH
-            if state["rows"] in sizes or state["rows"] % 500_000 == 0:
-                file.flush()
-                np.savez(folder / f"exact_{state['rows']}.npz", distances=nearest.distances, ids=nearest.ids)
-                state["seconds_at"][str(state["rows"])] = state["seconds"]
-                state["encode_memory_gb"] = max(memory(), state["encode_memory_gb"])
-                write_json(state_path, state)
-
-
-def exact_hits(folder, count):
-    """The exact K nearest of each query among the first ``count`` rows."""
-    with np.load(folder / f"exact_{count}.npz") as kept:
-        return Hits(kept["distances"], kept["ids"])
-
-
-def merged(nearest, queries, codes, first):
-    """The nearest so far and the nearest of these codes, whose first row has the number ``first``."""
-    found = Index("euclidean").add(codes).search(queries, K)
-    distances = np.hstack([nearest.distances, found.distances])
-    return nearest_first(distances, np.hstack([nearest.ids, found.ids + first]), K)
+            state["seconds_at"][str(state["rows"])] = state["seconds"]
+            state["encode_memory_gb"] = max(memory(), state["encode_memory_gb"])
+            write_json(state_path, state)
 
 
 def memory():
@@ -170,7 +151,7 @@ def measure(folder, count):
         "peak_memory_gb": max(memory(), state["encode_memory_gb"]),
         "queries_per_second": len(queries) / batch,
         "single_query_ms": 1e3 * single,
-        "recall@10": index.recall(codes, queries, exact=exact_hits(folder, count)),
+        "recall@10": index.recall(codes, queries, K),  # its exact search reads the file: after the memory is taken
         "nprobe": index.nprobe,
         "refine": index.refine,
         "pq_bytes": PQ_BYTES,
@@ -227,10 +208,8 @@ def main(arguments=None):
 
     run, data = Run(given.dataset, given.results), load_dataset(given.dataset)
     path = run.checked_path(f"{given.method}/encoder.keras")
-    encode_stream(folder, data.database.images, data.queries.images[:QUERIES], load_model(path), sha256(path), sizes)
-    lacking = [size for size in sizes if not (folder / f"exact_{size}.npz").is_file()]
-    if lacking:
-        raise SystemExit(f"the stream in {folder} went past {lacking[0]:,} without stopping; remove it and start again")
+    queries = data.queries.images[:QUERIES]
+    encode_stream(folder, data.database.images, queries, load_model(path), sha256(path), sizes[-1])
     with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as processes:  # each with its own memory
         rows = list(processes.map(measure, [folder] * len(sizes), sizes))
     facts = {"machine": machine() | {"date": str(date.today())}, "dataset": given.dataset, "method": given.method}

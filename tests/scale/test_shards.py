@@ -234,15 +234,7 @@ def test_a_folder_without_one_readable_image_ends_with_all_rejected(in_process, 
 # -- starting again -------------------------------------------------------------------------------------------------
 
 
-def test_a_second_start_encodes_nothing_and_keeps_every_reject(finished, model, in_process):
-    source, folder = finished
-    before, rejects = times(folder), rejects_of(folder)
-    assert encode_shards(source, model[1], folder, shard_size=6) == Encoded(images=20, rejects=4, shards=4, skipped=4)
-    assert in_process == [] and times(folder) == before
-    assert rejects_of(folder) == rejects == read_folder(source).rejects
-
-
-def test_a_start_after_an_interruption_makes_the_rest(in_process, model, tmp_path, monkeypatch):
+def test_a_start_after_an_interruption_makes_the_rest_and_another_one_nothing(in_process, model, tmp_path, monkeypatch):
     source, folder, write = photos(tmp_path / "photos"), tmp_path / "shards", pq.write_table
 
     def stop(table, path, **options):
@@ -256,9 +248,13 @@ def test_a_start_after_an_interruption_makes_the_rest(in_process, model, tmp_pat
     assert len(shards(folder)) == 2
     with pytest.raises(ShardError, match="shard-000002.parquet is missing or damaged; run encode_shards again"):
         load_codes(folder)
-    assert encode_shards(source, model[1], folder, shard_size=6) == Encoded(images=20, rejects=4, shards=4, skipped=2)
     plain = read_folder(source)
-    check_codes(folder, model[0], plain.ids, plain.images)
+    for skipped in (2, 4):
+        result = encode_shards(source, model[1], folder, shard_size=6)
+        assert result == Encoded(images=20, rejects=4, shards=4, skipped=skipped)
+        assert len(in_process) == 5  # the third, which was not kept, was made twice
+        check_codes(folder, model[0], plain.ids, plain.images)
+        assert rejects_of(folder) == plain.rejects
     assert not list(folder.glob(".partial-*"))
 
 
@@ -312,20 +308,19 @@ def test_a_full_disk_leaves_no_half_written_file(in_process, model, tmp_path):
 def test_encoders_that_are_none_are_refused(in_process, tmp_path):
     image, diverged, path = keras.Input((28, 28, 1)), small_encoder(), tmp_path / "file.keras"
     diverged.layers[-1].set_weights([np.full((784, 8), np.nan), np.zeros(8)])
-    for network, message in (
-        (None, "file.keras is not a Keras model that can be loaded in safe mode"),
-        (keras.Model(image, keras.layers.Conv2D(1, 1)(image)), r"is no encoder: its output has the shape \(None, 28"),
-        (diverged, "the encoder gives codes that are not finite; train it again"),
+    convolution = keras.Model(image, keras.layers.Conv2D(1, 1)(image))
+    for save, message in (
+        (lambda path: path.write_bytes(b"no model"), "file.keras is not a Keras model that can be loaded in safe mode"),
+        (convolution.save, r"is no encoder: its output has the shape \(None, 28"),
+        (diverged.save, "the encoder gives codes that are not finite; train it again"),
     ):
-        path.write_bytes(b"no model")
-        if network:
-            network.save(path)
+        save(path)
         with pytest.raises((ShardError, ValueError), match=message):
             encode_shards("digits", path, tmp_path / "shards")
         assert not shards(tmp_path / "shards")
 
 
-def test_unfit_arguments_are_refused_before_anything_is_written(in_process, model, tmp_path):
+def test_unfit_arguments_are_refused_before_anything_is_written(model, tmp_path):
     source, empty, folder = photos(tmp_path / "photos"), tmp_path / "none", tmp_path / "shards"
     empty.mkdir()
     for images, target, size, message in (
@@ -349,24 +344,29 @@ def test_a_missing_library_is_one_sentence(model, tmp_path, monkeypatch, name):
 # -- reading --------------------------------------------------------------------------------------------------------
 
 
-def test_the_shards_are_plain_parquet_and_the_manifest_tells_what_they_are(finished, model):
+def test_the_shards_are_plain_parquet_and_read_one_by_one(finished, model):
     source, folder = finished
     table = pq.read_table(shards(folder)[1])
     assert list(map(str, table.schema.types)) == ["int64", "string", "fixed_size_list<element: float>[8]", "string"]
     failed = dict(zip(table["id"].to_pylist(), table["reason"].to_pylist(), strict=True))
     assert failed["a/half.png"] == "damaged or truncated" and table["code"].null_count == 2 and len(table) == 6
+    ids, codes = load_codes(folder, encoder_hash=sha256(model[1]))
+    parts = list(read_shards(folder))
+    assert [name for part, _ in parts for name in part] == ids and len(parts) == 4
+    np.testing.assert_array_equal(np.concatenate([part for _, part in parts]), codes)
+
+
+def test_a_manifest_tells_what_the_shards_are_and_what_does_not_fit_it_is_refused(finished, model, tmp_path):
+    source, folder = finished
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["encoder"] == sha256(model[1]) and manifest["images"] == 23
     assert manifest["source_name"] == str(source)
-
-
-def test_shards_are_read_one_by_one_and_codes_of_another_encoder_are_refused(finished, model):
-    ids, codes = load_codes(finished[1], encoder_hash=sha256(model[1]))
-    parts = list(read_shards(finished[1]))
-    assert [name for part, _ in parts for name in part] == ids and len(parts) == 4
-    np.testing.assert_array_equal(np.concatenate([part for _, part in parts]), codes)
     with pytest.raises(ShardError, match=r"holds codes of another encoder \([0-9a-f]{12}…, not 0{12}…\); encode"):
-        load_codes(finished[1], encoder_hash="0" * 64)
+        load_codes(folder, encoder_hash="0" * 64)
+    (folder / "manifest.json").write_text("{")
+    for without in (folder, tmp_path):
+        with pytest.raises(ShardError, match="has no manifest.json that can be read; run encode_shards first"):
+            load_codes(without)
 
 
 @pytest.mark.parametrize("column", ["id", "code", None])
@@ -383,10 +383,3 @@ def test_a_changed_byte_in_a_shard_is_noticed_and_the_shard_made_anew(finished, 
         load_codes(folder)
     assert encode_shards(source, model[1], folder, shard_size=6).skipped == 3
     assert load_codes(folder)[0] == before[0]
-
-
-def test_a_manifest_that_is_missing_or_damaged_is_refused(finished, tmp_path):
-    (finished[1] / "manifest.json").write_text("{")
-    for folder in (finished[1], tmp_path):
-        with pytest.raises(ShardError, match="has no manifest.json that can be read; run encode_shards first"):
-            load_codes(folder)
