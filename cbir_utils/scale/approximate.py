@@ -57,6 +57,8 @@ class ApproximateIndex:
     ef, nprobe, refine : int
         How wide a search is, see :meth:`tune`: candidates kept on the way through the graph, lists searched, and
         candidates measured again per hit.
+    inside : bool
+        Whether the index keeps the full codes beside those that it searches.
     """
 
     def __init__(
@@ -68,7 +70,7 @@ class ApproximateIndex:
         self.short, self.originals, self.rows, self.lists = short, originals, rows, lists
         self.pq_bytes, self.seed = pq_bytes, seed
         self.ef, self.nprobe, self.refine = 64, 16, 4
-        self._inside = isinstance(originals, str)  # whether the index keeps the full codes beside the searched ones
+        self.inside = isinstance(originals, str)
         self._searched = None  # FAISS's index, once it has been trained
         self._removed = np.empty(0, np.int64)
         self._zeros = np.empty(0, np.int64)  # rows of zeros: at cosine distance 1 from all, which L2 cannot say
@@ -98,9 +100,7 @@ class ApproximateIndex:
         """
         if self._searched is not None:
             raise ValueError("the index has been fitted already; make a new one to learn anew")
-        learned = ("short", "originals", "rows", "lists", "pq_bytes", "seed")
-        stored = trained(self.kind, self._checked(codes, "codes"), **{name: getattr(self, name) for name in learned})
-        self._searched = Searched(stored, self.kind, self._inside)
+        self._searched = trained(self, self._checked(codes, "codes"))
         return self
 
     def add(self, codes):
@@ -170,7 +170,7 @@ class ApproximateIndex:
         facts = {name: getattr(self, name) for name in ("kind", "metric", "dimension", "encoder_hash")}
         facts["rows"] = facts["next_id"] = self._added  # with the removed rows, which are in the file, too
         facts["settings"] = {name: getattr(self, name) for name in SETTINGS}
-        facts["originals"] = self.originals if self._inside or self.originals is None else "array"
+        facts["originals"] = self.originals if self.inside or self.originals is None else "array"
         facts |= {"fingerprint": self._fingerprint, "removed": self._removed.tolist(), "zeros": self._zeros.tolist()}
         write_index(path, self._searched.faiss, facts)
 
@@ -193,17 +193,17 @@ class ApproximateIndex:
             if not np.isin([*facts["removed"], *facts["zeros"]], np.arange(stored.ntotal)).all():
                 raise ValueError("ids of rows that there are not")
             index._fingerprint = facts.get("fingerprint", [])  # which older files do not have
-            index._searched = Searched(stored, index.kind, index._inside)
+            index._searched = Searched(stored, index.kind, index.inside)
         except (LookupError, TypeError, ValueError, AttributeError) as error:
             raise IndexFileError(f"{path} is not the index that its description speaks of; build it anew") from error
-        if not index._inside and (known is not None or originals is not None):
+        if not index.inside and (known is not None or originals is not None):
             _check_same(originals, index, path)
         return index
 
     @property
     def _vectors(self):
         """The full codes by id, an array or like one (unit length for cosine if the index keeps them), or ``None``."""
-        return self._searched.vectors() if self.originals is None or self._inside else self.originals
+        return self._searched.vectors() if self.originals is None or self.inside else self.originals
 
     def _search(self, queries, k, allowed):
         """Search with queries that have been checked, among ids that are known to be there (``None``: all)."""
@@ -303,7 +303,7 @@ def load_index(path, *, encoder_hash=None, originals=None):
 
 def _marks(count):
     """The ids 0, 1, 2, 4, 8, … below ``count``."""
-    return np.array([i for i in (0, *(2**p for p in range(62))) if i < count])
+    return np.array([0, *(2**power for power in range((count - 1).bit_length()))])
 
 
 def _projections(codes):

@@ -68,9 +68,7 @@ class Searched:
         else:
             parameters = faiss.SearchParametersHNSW(efSearch=int(min(inner.ntotal, width)), **chosen)
         squared, ids = inner.search(queries, k, params=parameters)
-        squared = np.maximum(squared, 0)  # compressed codes can give one a little below 0
-        squared[ids < 0] = np.inf
-        return squared, ids
+        return np.where(ids < 0, np.inf, np.maximum(squared, 0)), ids  # compressed codes can give a little below 0
 
     def selector(self, ids):
         """What lets a search find the rows with these ids only."""
@@ -97,15 +95,15 @@ class Searched:
         return searched + again * self.faiss.d
 
 
-def trained(kind, codes, *, short, originals, rows, lists, pq_bytes, seed):
-    """An empty FAISS index that has learned from codes ``(N, D)``; the settings are those of ApproximateIndex.
+def trained(settings, codes):
+    """An empty index that has learned from codes ``(N, D)``; the settings are those of an ApproximateIndex.
 
     Short codes are principal components. For product quantisation these are dealt out to its groups so that each has
     about the same product of variances, which is optimal if the codes are Gaussian (Ge et al. 2013, section 3.2.2).
     """
-    count, dimension = codes.shape
+    (count, dimension), kind, short = codes.shape, settings.kind, settings.short
     if kind == "binary":
-        return faiss.IndexBinaryFlat(8 * dimension)
+        return Searched(faiss.IndexBinaryFlat(8 * dimension), kind, False)
     if short is not None and short > dimension:
         raise ValueError(f"short is {short}, but the codes have only {dimension} numbers")
     least = max(0 if kind == "hnsw" else LEAST, (short or 0) + 1)
@@ -114,9 +112,10 @@ def trained(kind, codes, *, short, originals, rows, lists, pq_bytes, seed):
             f"{kind} learns from {least} codes or more, and these are {count}; fit it to more of the "
             "database, or use kind='exact'"
         )
-    width, groups = short or dimension, _groups(kind, short or dimension, pq_bytes)
+    width, groups = short or dimension, _groups(kind, short or dimension, settings.pq_bytes)
     width = max(groups, 1) * -(-width // max(groups, 1))  # groups of equal size
-    lists = min(lists or 2 ** round(np.log2(4 * np.sqrt(rows or count))), 2 ** int(np.log2(max(1, count // PER_LIST))))
+    lists = settings.lists or 2 ** round(np.log2(4 * np.sqrt(settings.rows or count)))
+    lists = min(lists, 2 ** int(np.log2(max(1, count // PER_LIST))))
     parts = {
         "hnsw": f"HNSW{LINKS}",
         "sq8": f"IVF{lists},SQ8",
@@ -124,19 +123,18 @@ def trained(kind, codes, *, short, originals, rows, lists, pq_bytes, seed):
         "ivfpq_fast": f"IVF{lists},PQ{groups}x4fsr",
     }
     before = (f"Pad{width}," if width > dimension else "") + (f"PCA{width}," if short or groups else "")
-    beside = {"memory": ",RFlat", "uint8": ",Refine(SQ8_direct)"}[originals] if isinstance(originals, str) else ""
-    index = faiss.index_factory(dimension, before + parts[kind] + beside)
-    searched = Searched(index, kind, bool(beside))
+    beside = "" if not settings.inside else {"memory": ",RFlat", "uint8": ",Refine(SQ8_direct)"}[settings.originals]
+    searched = Searched(faiss.index_factory(dimension, before + parts[kind] + beside), kind, settings.inside)
     if kind == "hnsw":
         searched.inner.hnsw.efConstruction = EF_CONSTRUCTION
     else:
         for clustering in [searched.inner.cp, *([searched.inner.pq.cp] if groups else [])]:
-            clustering.seed = seed
+            clustering.seed = settings.seed
             clustering.min_points_per_centroid = 1  # so that FAISS prints no warning
     if groups:
         searched.shortening[-1].balanced_bins = groups
-    index.train(codes)
-    return index
+    searched.faiss.train(codes)
+    return searched
 
 
 def check_settings(kind, metric, short, originals, pq_bytes):
@@ -148,9 +146,10 @@ def check_settings(kind, metric, short, originals, pq_bytes):
         raise ValueError(f"{kind} searches by {' or '.join(metrics)}, not by {metric!r}; use kind='exact' for that")
     if kind == "binary" and (short is not None or originals is not None):
         raise ValueError("binary codes are searched as they are; leave out short and originals")
-    if isinstance(originals, str) and originals not in ("memory", "uint8"):
-        raise ValueError(f"originals must be 'memory', 'uint8' or an (N, D) array, not {originals!r}")
-    if isinstance(originals, str) and originals == "uint8" and metric == "cosine":
+    named = originals if isinstance(originals, str) else None
+    if named not in (None, "memory", "uint8"):
+        raise ValueError(f"originals must be 'memory', 'uint8' or an (N, D) array, not {named!r}")
+    if named == "uint8" and metric == "cosine":
         raise ValueError("originals='uint8' keeps pixels as they are, for euclidean; use 'memory' for cosine")
     if pq_bytes < 1 or (short is not None and short < 1):
         raise ValueError(f"short and pq_bytes must be 1 or more, not {short} and {pq_bytes}")

@@ -4,15 +4,16 @@ import numpy as np
 
 from cbir_utils.plots import CLASS_COLOURS, GREY
 
+#: Marker, line and colour of each curve.
+LOOKS = list(zip("osD^v", ("-", "--", "-.", ":", "-"), CLASS_COLOURS, strict=False))
+
 
 def memory_by_kind(ax, sizes, needed, chosen, budget):
     """Memory of each kind of index against the number of images, and which kind the rule chooses.
 
     ``needed`` maps a kind to its bytes at each of ``sizes``; ``chosen`` names the kind at each size (``None``: none).
     """
-    for (kind, bytes_), marker, style, colour in zip(
-        needed.items(), "osD^v", ("-", "--", "-.", ":", "-"), CLASS_COLOURS, strict=False
-    ):
+    for (kind, bytes_), (marker, style, colour) in zip(needed.items(), LOOKS, strict=False):
         gigabytes = np.asarray(bytes_) / 1e9
         ax.plot(sizes, gigabytes, linestyle=style, color=colour, label=kind)
         at = [place for place, name in enumerate(chosen) if name == kind]
@@ -29,16 +30,12 @@ def memory_by_kind(ax, sizes, needed, chosen, budget):
 
 def recall_against_speed(ax, curves, k):
     """Recall@k against queries per second: ``curves`` maps a name to ``[(recall, queries per second), ...]``."""
-    for (name, points), marker, style, colour in zip(
-        curves.items(), "osD^v", ("-", "--", "-.", ":", "-"), CLASS_COLOURS, strict=False
-    ):
+    for (name, points), (marker, style, colour) in zip(curves.items(), LOOKS, strict=False):
         recall, speed = zip(*points, strict=True)
         ax.plot(recall, speed, marker=marker, linestyle=style, color=colour, label=name)
     ax.set(yscale="log", xlabel=f"recall@{k}", ylabel="queries per second")
     ax.legend(fontsize=11)
-    best = max(
-        ((speed, name, recall) for name, points in curves.items() for recall, speed in points if recall >= 0.95),
-        default=None,
-    )
-    if best:
-        ax.set_title(f"{best[1]}: {best[0]:,.0f} queries per second at recall {best[2]:.3f}")
+    enough = [(speed, name, recall) for name, points in curves.items() for recall, speed in points if recall >= 0.95]
+    if enough:
+        speed, name, recall = max(enough)
+        ax.set_title(f"{name}: {speed:,.0f} queries per second at recall {recall:.3f}")

@@ -146,12 +146,9 @@ def _open(source):
         facts = [(name, (entry := os.stat(folder / name)).st_size, entry.st_mtime_ns) for name in ids]
         return ids, partial(_read_file, folder), hashlib.sha256(repr((folder, facts)).encode()).hexdigest(), rejects
     data = load_dataset(source)
-    ids = data.ids or [str(row) for row in range(len(data.database))]
-    return ids, partial(_read_row, data.database.images), data.content_hash, data.rejects
-
-
-def _read_row(images, row, name, shape):
-    return images[row]
+    images = data.database.images
+    ids = data.ids or [str(row) for row in range(len(images))]
+    return ids, lambda row, name, shape: images[row], data.content_hash, data.rejects
 
 
 def _read_file(folder, row, name, shape):

@@ -53,8 +53,7 @@ class Encoder:
         names = [os.fsdecode(name) for name in table["id"].to_pylist()]
         rows, shape = table["row"].to_pylist(), self.encoder.input_shape[1:]
         images = [self.read(row, name, shape) for row, name in zip(rows, names, strict=True)]
-        reasons = [image if isinstance(image, str) else None for image in images]
-        failed = np.array([reason is not None for reason in reasons])
+        failed = np.array([isinstance(image, str) for image in images])
         codes = np.zeros((len(images), self.encoder.output_shape[1]), np.float32)
         if not failed.all():
             codes[~failed] = encode(self.encoder, np.stack([image for image in images if not isinstance(image, str)]))
@@ -62,7 +61,7 @@ class Encoder:
             "row": table["row"],
             "id": [name.encode("utf-8", "backslashreplace").decode() for name in names],
             "code": pyarrow.FixedSizeListArray.from_arrays(codes.ravel(), codes.shape[1], mask=pyarrow.array(failed)),
-            "reason": pyarrow.array(reasons, pyarrow.string()),
+            "reason": pyarrow.array([image if isinstance(image, str) else None for image in images], pyarrow.string()),
         }
         return pyarrow.table(columns)
 
