@@ -218,10 +218,8 @@ class ApproximateIndex:
         if not count:
             return Hits(np.ones(zeros.shape, np.float32), zeros)
         distances, ids = self._nearest(queries, min(k, count), selector, count)
-        if zeros.size:
-            distances = np.hstack([distances, np.ones(zeros.shape, np.float32)])
-            ids = np.hstack([ids, zeros])
-        return nearest_first(distances, ids, k)
+        distances = np.hstack([distances, np.ones(zeros.shape, np.float32)])
+        return nearest_first(distances, np.hstack([ids, zeros]), k)
 
     def _nearest(self, queries, k, selector, count):
         """Distances and ids of ``k`` rows or more for each query, in any order, out of ``count`` that may be found."""

@@ -160,9 +160,9 @@ class Collection:
         for start in range(0, len(queries), step):
             part = queries[start : start + step]
             found = [self._nearest(part, wanted, wanted + 1, expression, ef) for expression in filters]
-            hits = nearest_first(*map(np.hstack, zip(*found, strict=True)), wanted)
-            blocks.append(without(hits, own[start : start + step]) if without_self else hits)
+            blocks.append(nearest_first(*map(np.hstack, zip(*found, strict=True)), wanted))
         hits = Hits(*map(np.concatenate, zip(*blocks, strict=True)))
+        hits = without(hits, own) if without_self else hits
         least = np.isfinite(hits.distances).sum(axis=1).min()
         if least < k:
             checked_k(k, len(self), without_self)

@@ -163,6 +163,8 @@ def test_looking_at_everything_is_exact_search(case, metric, small, monkeypatch)
     assert len(built(case, metric)) == N  # the index that was copied has kept its rows
     with pytest.raises(ValueError, match=f"subset name 1 id.s. that are not in the index, first {gone[3]}"):
         index.search(queries, 1, subset=[own[0], gone[3]])
+    with pytest.raises(ValueError, match=f"ids name 1 id.s. that are not in the index, first {gone[0]}"):
+        index.remove(gone[:1])
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -190,6 +192,7 @@ def test_a_narrow_search_still_fills_its_hits(case, monkeypatch):
         true = np.linalg.norm(codes[hits.ids[0]].astype(np.float64) - queries[0], axis=1)
         np.testing.assert_allclose(hits.distances[0], true, rtol=1e-5)
     np.testing.assert_array_equal(np.sort(index.search(queries[:2], N).ids), np.arange(N) + np.zeros((2, 1)))
+    assert index.search(codes[:1], N - 1, exclude_self=[0]).ids.shape == (1, N - 1)
 
 
 @pytest.mark.parametrize("case", ["hnsw_short", "hnsw_array", "ivfpq", "ivfpq_fast"])
@@ -347,7 +350,10 @@ def numbers_read(index, k):
     return index._searched.numbers_read(k, width, 0 if index.originals is None else index.refine * k)
 
 
-@pytest.mark.parametrize("case, widths", [("hnsw_array", (8, 11, 16, 23, 32, 45)), ("ivfpq_fast", (1, 2, 3, 4, 6, 8))])
+@pytest.mark.parametrize("case, widths", [
+    ("hnsw_array", (8, 11, 16, 23, 32, 45)),
+    ("ivfpq_fast", (1, 2, 3, 4, 6, 8, 11, 16)),
+])  # fmt: skip
 def test_tuning_finds_the_cheapest_of_all_settings(case, widths, monkeypatch):
     monkeypatch.setattr("cbir_utils.scale.recall.QUERIES", 100)
     codes, index, enough = data()[0], built(case), []
@@ -517,6 +523,7 @@ def test_an_index_is_read_by_the_class_that_wrote_it(tmp_path):
     ("ivfpq", {"short": 6, "pq_bytes": 3}),
     ("ivfpq", {"pq_bytes": 99}),
     ("ivfpq_fast", {"pq_bytes": 4}),
+    ("ivfpq_fast", {}),
     ("binary", {}),
 ], ids=str)  # fmt: skip
 def test_bytes_per_row_are_what_a_file_grows_by(kind, options, tmp_path):
