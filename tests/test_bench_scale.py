@@ -69,8 +69,9 @@ def test_the_whole_on_20_000_images(tmp_path):
     assert (codes == unit_length(encode(encoder, views)).astype(np.float16)).all()
 
     # A second start encodes nothing anew; another encoder's codes are not mixed in.
-    state = (folder / "state.json").read_text()
-    bench_scale.main([*arguments[:-2], "20000"])
+    state, images = (folder / "state.json").read_text(), (data.database.images, data.queries.images)
+    bench_scale.encode_stream(folder, *images, encoder, run.file_hash("small/encoder.keras"), 20_000)
     assert (folder / "state.json").read_text() == state
+    assert set(json.loads(state)["seconds_at"]) == {"20000", "40000"}  # what any size on the way took
     with pytest.raises(SystemExit, match="holds the stream of another encoder; remove it and start again"):
-        bench_scale.encode_stream(folder, data.database.images, data.queries.images, encoder, "0" * 64, 60_000)
+        bench_scale.encode_stream(folder, *images, encoder, "0" * 64, 60_000)
