@@ -78,11 +78,11 @@ report: $(STAMP)  ## the report on the paper anew, from the artifacts: DATASET=m
 
 paper-seeds: $(STAMP)  ## the main rows with five trainings each, then the report (after make paper; hours)
 	"$(BIN)/python" -m cbir_utils run --dataset mnist --profile paper --from 06 --to 06 -p seeds=5 --resume
-	"$(BIN)/python" -m cbir_utils run --dataset mnist --profile paper --from 08 --to 08 -p contrastive_seeds=5 --resume
+	"$(BIN)/python" -m cbir_utils run --dataset mnist --profile paper --from 08 --to 08 -p taught_seeds=5 --resume
 	"$(BIN)/python" -m cbir_utils run --dataset mnist --profile paper --from 12 --to 12
 
 seeds: $(STAMP)  ## the manifold on MNIST with three trainings (after make paper)
-	"$(BIN)/python" -m cbir_utils run --dataset mnist --profile paper --from 08 --to 08 -p contrastive_seeds=3
+	"$(BIN)/python" -m cbir_utils run --dataset mnist --profile paper --from 08 --to 08 -p taught_seeds=3
 
 notebooks: $(STAMP)  ## execute the committed notebooks in place; some only: ONLY='06*'
 	"$(BIN)/jupyter" nbconvert --to notebook --inplace --execute \

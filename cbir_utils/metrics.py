@@ -75,7 +75,7 @@ def bootstrap_interval(values):
     return tuple(map(float, found.confidence_interval))
 
 
-def evaluate(data, database, queries, distance="cosine"):
+def evaluate(data, database, queries, distance="cosine", *, first=None):
     """Rank the database for every query, and measure every ranking.
 
     Parameters
@@ -85,17 +85,29 @@ def evaluate(data, database, queries, distance="cosine"):
     database, queries : ndarray
         Codes ``(N, D)`` and ``(Q, D)`` float32, in the dataset's order; fewer queries are the first ones.
     distance : {"cosine", "euclidean", "manhattan"}
+    first : ndarray, optional
+        Ids ``(Q, K)`` int that come first in each ranking, such as re-ranked hits; the others follow by code.
 
-    Returns
-    -------
-    dict of str to ndarray
-        ``"P@1"``, ``"P@5"``, ``"P@10"``, ``"P@100"`` (as far as the rankings reach), ``"R-precision"`` and ``"AP"``,
-        each float64 ``(Q,)``.
+    Returns a dict of float64 ``(Q,)``, as :func:`per_query` does.
     """
     own = None if data.own_rows is None else data.own_rows[: len(queries)]
     rankings = Index(distance).add(database).rank(queries, exclude_self=own, block=BLOCK)
+    if first is not None:
+        rankings = (put_first(ids, first[block * BLOCK :]) for block, ids in enumerate(rankings))
     rankings = tqdm(rankings, f"ranking by {distance} distance", -(-len(queries) // BLOCK), leave=False, delay=2)
     return per_query(rankings, data.queries.labels[: len(queries)], data.database.labels)
+
+
+def put_first(ids, first):
+    """Rankings ``(B, N)`` of all ids with those of ``first (B, K)`` moved to the front, in its order.
+
+    >>> put_first(np.array([[0, 1, 2, 3]]), np.array([[3, 1]]))
+    array([[3, 1, 0, 2]])
+    """
+    first, moved = first[: len(ids)], np.zeros((len(ids), ids.max() + 1), bool)
+    np.put_along_axis(moved, first, True, axis=1)
+    others = ids[~np.take_along_axis(moved, ids, axis=1)].reshape(len(ids), -1)
+    return np.concatenate([first, others], axis=1)
 
 
 def per_query(rankings, labels_queries, labels_database):

@@ -4,7 +4,7 @@ Seeded deformations of a run's database make a stream of distinct images. The ru
 a file keeps the codes as float16: never are all images, or all codes, in memory. For each number of images an index is
 built from the file and asked for the neighbours of the run's own queries. A second start continues the stream.
 
-    python tests/bench_scale.py --dataset mnist --method contrastive --sizes 100000 1000000 3000000 10000000
+    python tests/bench_scale.py --dataset mnist --method taught --sizes 100000 1000000 3000000 10000000
 """
 
 import argparse
@@ -196,7 +196,7 @@ def plot(rows, path):
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", default="mnist")
-    parser.add_argument("--method", default="contrastive", help="a method with an encoder (default: %(default)s)")
+    parser.add_argument("--method", default="taught", help="a method with an encoder (default: %(default)s)")
     parser.add_argument("--sizes", nargs="+", type=int, default=SIZES)
     parser.add_argument("--results", default=os.environ.get("CBIR_RESULTS", "results"))
     given = parser.parse_args(arguments)

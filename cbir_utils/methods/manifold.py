@@ -4,20 +4,18 @@ Two handwritten nines may lie far apart and still be joined by a chain of nines,
 map (Coifman and Lafon 2006) gives codes whose cosine distance is short between images that many such chains join.
 """
 
-import hashlib
-
 import numpy as np
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 
 from cbir_utils.codes import unit_length
-from cbir_utils.index import Index
+from cbir_utils.distances import Hits
 
 #: An edge weighs no less than exp(-FARTHEST), so that no image is cut off by rounding to zero.
 FARTHEST = 30.0
 
-#: What a map is made of, beside the index.
+#: What a map is made of.
 ARRAYS = ("scales", "eigenvalues", "eigenvectors")
 
 
@@ -28,76 +26,68 @@ class DiffusionMap:
 
     Attributes
     ----------
-    index : Index
-        The ``N`` database codes that the graph joins.
     scales : ndarray
-        ``(N,)`` float64: each code's distance to its k-th neighbour.
+        ``(N,)`` float64: the root of each image's squared distance to its k-th neighbour.
     eigenvalues, eigenvectors : ndarray
         ``(M,)`` float64 in (-1, 1], largest first, of the random walk on the graph, without the trivial 1; and the
         walk's right eigenvectors, ``(N, M)`` float64.
-    k, time, fingerprint : int, float, str
-        Neighbours per image; steps of the random walk, t; SHA-256 of the codes, so that ``load`` refuses others.
+    k, time : int, float
+        Neighbours per image; steps of the random walk, t.
     """
 
-    def __init__(self, index, scales, eigenvalues, eigenvectors, *, k, time, fingerprint=""):
-        self.index, self.scales, self.k, self.fingerprint = index, scales, k, fingerprint
+    def __init__(self, scales, eigenvalues, eigenvectors, *, k, time):
+        self.scales, self.k = scales, k
         self.eigenvalues, self.eigenvectors = eigenvalues, eigenvectors
         self.time = _steps_to_forget(eigenvalues) if time is None else time
 
     @classmethod
-    def fit(cls, codes, *, k=10, dimensions=47, time=None, seed=0):
-        """Join each code with its ``k`` nearest and find the graph's leading eigenvectors.
+    def fit(cls, hits, *, k=5, dimensions=47, time=None, seed=0):
+        """Join each image with its neighbours and find the graph's leading eigenvectors.
 
-        An edge weighs ``w_ij = exp(-d_ij² / (s_i s_j))``, with d the distance of the codes at unit length and ``s_i``
-        that of i's k-th neighbour (local scaling, Zelnik-Manor and Perona 2004). One end that names the other is enough
-        for an edge. ``P = D⁻¹W`` is the walk that takes an edge with a chance proportional to its weight. The new codes
-        are P's eigenvectors, less the constant one, times their eigenvalues to the power of ``time`` (Coifman and Lafon
-        2006).
+        An edge weighs ``w_ij = exp(-d_ij² / (s_i s_j))``, with ``s_i`` the distance of i's k-th neighbour (local
+        scaling, Zelnik-Manor and Perona 2004). One end that names the other is enough for an edge. ``P = D⁻¹W`` is the
+        walk that takes an edge with a chance proportional to its weight. The new codes are P's eigenvectors, less the
+        constant one, times their eigenvalues to the power of ``time`` (Coifman and Lafon 2006).
 
         Parameters
         ----------
-        codes : ndarray
-            ``(N, D)`` float32: the database's, never the queries'.
+        hits : Hits
+            ``(N, K)``: each database image's neighbours, without itself, never those of queries. The distances, on any
+            scale, are *squared* ones: the cosine distance of codes is one, and so is ``distortion``.
         k, dimensions, seed : int
-            Neighbours per image, less than N; length of the new codes, less than N - 1; seed of the solver (ARPACK).
+            How many of the K count; length of the new codes, less than N - 1; seed of the solver (ARPACK).
         time : float, optional
             t ≥ 1. In long walks only the coarse structure counts. By default it follows from the eigenvalues: their
             largest gap separates clusters from the detail inside them, and after t steps the first direction behind
             it has a tenth of its weight left.
 
-        Raises ValueError for too few codes, or a graph in more components than dimensions.
+        Raises ValueError for too few images, or a graph in more components than dimensions.
         """
-        index = Index("cosine").add(codes)
-        n = len(index)
-        if n <= k:
-            raise ValueError(f"a graph of {k} neighbours needs more than {k} codes, and there are {n}; lower k")
+        hits, n = _first(hits, k), len(hits.ids)
         if dimensions < 1 or (time is not None and not time >= 1):
             raise ValueError(f"dimensions and time must be 1 or more, not {dimensions} and {time}")
         if n < dimensions + 2:
-            raise ValueError(f"{dimensions} dimensions need {dimensions + 2} codes or more, and there are {n}")
-        hits = index.search(codes, k, exclude_self=np.arange(n))
+            raise ValueError(f"{dimensions} dimensions need {dimensions + 2} images or more, and there are {n}")
         scales = _scales(hits)
         weights = _edge_weights(hits, scales, scales)
         rows = np.repeat(np.arange(n), k)
         directed = sparse.csr_array((weights.ravel(), (rows, hits.ids.ravel())), shape=(n, n))
         graph = directed.maximum(directed.T)  # both directions weigh the same where both exist
         eigenvalues, eigenvectors = _leading_eigenvectors(graph, dimensions, seed)
-        return cls(index, scales, eigenvalues, eigenvectors, k=k, time=time, fingerprint=_fingerprint(codes))
+        return cls(scales, eigenvalues, eigenvectors, k=k, time=time)
 
     @property
     def codes(self):
         """The database's new codes, ``(N, M)`` float32."""
         return (self.eigenvectors * self._weights).astype(np.float32)
 
-    def embed(self, queries, *, exclude_self=None):
-        """The new codes of queries: ``(Q, D)`` float32, or ``(D,)``, → ``(Q, M)`` float32.
+    def embed(self, hits):
+        """The new codes of queries, from their first ``k`` of :class:`Hits` ``(Q, K)``: ``(Q, M)`` float32.
 
-        A query is joined to its ``k`` nearest database codes and takes the mean of their eigenvectors, weighted by its
-        edges and divided by the eigenvalues (the Nyström extension, Bengio et al. 2004). A query alone gets the same
-        code as in a batch. ``exclude_self`` gives the row of each query that is in the database: it enters as if it
-        were not.
+        A query takes the mean of its neighbours' eigenvectors, weighted by its edges and divided by the eigenvalues
+        (the Nyström extension, Bengio et al. 2004). A query alone gets the same code as in a batch.
         """
-        hits = self.index.search(queries, self.k, exclude_self=exclude_self)
+        hits = _first(hits, self.k)
         weights = _edge_weights(hits, _scales(hits), self.scales)
         weights /= weights.sum(axis=1, keepdims=True)
         codes = np.zeros((len(weights), len(self.eigenvalues)))
@@ -106,21 +96,18 @@ class DiffusionMap:
         return (codes * self._weights / np.maximum(self.eigenvalues, 1e-9)).astype(np.float32)
 
     def save(self, path):
-        """Write all but the index to ``path`` (``.npz``)."""
-        np.savez(path, **{name: getattr(self, name) for name in (*ARRAYS, "k", "time", "fingerprint")})
+        """Write it to ``path`` (``.npz``)."""
+        np.savez(path, **{name: getattr(self, name) for name in (*ARRAYS, "k", "time")})
 
     @classmethod
-    def load(cls, path, codes):
-        """Read what :meth:`save` wrote; ``codes`` are the ``(N, D)`` codes that it was fitted to."""
+    def load(cls, path):
+        """Read what :meth:`save` wrote."""
         try:
             with np.load(path, allow_pickle=False) as stored:
                 parts = [stored[name] for name in ARRAYS]
-                k, time, fingerprint = int(stored["k"]), float(stored["time"]), str(stored["fingerprint"])
+                return cls(*parts, k=int(stored["k"]), time=float(stored["time"]))
         except Exception as error:  # a damaged zip surfaces as one of several exceptions of three libraries
             raise ValueError(f"{path} holds no diffusion map ({error}); make it anew with notebook 08") from error
-        if _fingerprint(codes) != fingerprint:
-            raise ValueError(f"{path} was fitted to other codes than these; make it anew with notebook 08")
-        return cls(Index("cosine").add(codes), *parts, k=k, time=time, fingerprint=fingerprint)
 
     @property
     def _weights(self):
@@ -146,11 +133,6 @@ def fuse(manifold_codes, codes, weight=0.3):
     return np.concatenate(scaled, axis=1).astype(np.float32)
 
 
-def _fingerprint(codes):
-    """The SHA-256 of an array's bytes."""
-    return hashlib.sha256(np.ascontiguousarray(codes).data).hexdigest()
-
-
 def _steps_to_forget(eigenvalues):
     """After how many steps the first eigenvalue behind the largest gap is worth a tenth; 1 at least."""
     behind = eigenvalues[np.argmax(eigenvalues[:-1] - eigenvalues[1:]) + 1] if len(eigenvalues) > 1 else eigenvalues[0]
@@ -159,18 +141,24 @@ def _steps_to_forget(eigenvalues):
     return float(max(1.0, np.log(0.1) / np.log(behind)))
 
 
+def _first(hits, k):
+    """The first ``k`` of each query's hits."""
+    if not 1 <= k <= hits.ids.shape[1]:
+        raise ValueError(f"a graph of {k} neighbours needs {k} hits of each image, and there are {hits.ids.shape[1]}")
+    return Hits(hits.distances[:, :k], hits.ids[:, :k])
+
+
 def _scales(hits):
-    """The local scale of each row of :class:`Hits` with K neighbours: the distance to the last, ``(Q,)``."""
-    return np.sqrt(2 * hits.distances[:, -1].astype(np.float64))
+    """The local scale of each row of :class:`Hits`: the distance to the last neighbour, ``(Q,)``."""
+    return np.sqrt(hits.distances[:, -1].astype(np.float64))
 
 
 def _edge_weights(hits, own, known):
-    """The weights ``(Q, K)`` of edges, ``exp(-d² / (s s'))``: 1 between duplicates, whose scale may be 0.
+    """The weights ``(Q, k)`` of edges, ``exp(-d² / (s s'))``: 1 between duplicates, whose scale may be 0.
 
-    ``d²`` is the squared distance of codes at unit length, twice the cosine distance; ``own (Q,)`` are the scales of
-    the rows, ``known (N,)`` those of the database.
+    ``own (Q,)`` are the scales of the rows, ``known (N,)`` those of the database.
     """
-    squared, product = 2 * hits.distances.astype(np.float64), own[:, None] * known[hits.ids]
+    squared, product = hits.distances.astype(np.float64), own[:, None] * known[hits.ids]
     ratio = np.divide(squared, product, out=np.where(squared > 0, FARTHEST, 0.0), where=product > 0)
     return np.exp(-np.minimum(ratio, FARTHEST))
 

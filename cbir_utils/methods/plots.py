@@ -4,7 +4,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from cbir_utils.plots import BLUE, CLASS_COLOURS, GREY, ORANGE, SKY
+from cbir_utils.plots import BLUE, CLASS_COLOURS, GREY, ORANGE
 
 #: How the lines of several methods differ.
 LOOKS = [
@@ -71,23 +71,12 @@ def novelty_histogram(ax, scores, area):
     ax.set_title(f"AUROC {area:.3f} (0.5: no better than chance)")
 
 
-def guided_training(ax, history):
-    """The loss of each epoch, and the share of mutual hits at each retrieval."""
-    epochs = np.arange(1, len(history.loss) + 1)
-    ax.plot(epochs, history.loss, color=BLUE, marker="o", markersize=4)
+def teaching(ax, history):
+    """The loss of each epoch."""
+    ax.plot(np.arange(1, len(history.loss) + 1), history.loss, color=BLUE, marker="o", markersize=4)
     ax.set(xlabel="epoch", ylabel="loss")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    shares = history.mutual_share
-    if shares:
-        twin = ax.twinx()
-        twin.plot(history.plain_epochs + np.arange(1, len(shares) + 1), 100 * np.array(shares), "s--", color=ORANGE)
-        twin.set_ylabel("mutual hits (%)", color=ORANGE)
-        twin.set_ylim(0, 100)
-        twin.spines["right"].set_visible(True)
-        end = max(len(epochs), history.plain_epochs + len(shares)) + 0.5
-        ax.axvspan(history.plain_epochs + 0.5, end, color=SKY, alpha=0.15)
-    ending = f"; mutual hits {100 * shares[0]:.1f} → {100 * shares[-1]:.1f} %" if shares else ""
-    ax.set_title(f"Loss {history.loss[0]:.2f} → {history.loss[-1]:.2f}{ending}")
+    ax.set_title(f"Loss {history.loss[0]:.2f} → {history.loss[-1]:.2f} in {sum(history.seconds):.0f} s")
 
 
 def eigenvalues(ax, values, time):

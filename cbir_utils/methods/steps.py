@@ -6,17 +6,22 @@ pairs here: the database's ``(N, D)`` and the queries' ``(Q, D)``, float32.
 
 import time
 
+import numpy as np
 import sklearn.decomposition  # noqa: F401  imported here so that no timed step imports it first
 
 from cbir_utils.methods.contrastive import build_contrastive, fit_contrastive
 from cbir_utils.methods.descriptors import Projection, oriented_gradients
+from cbir_utils.methods.distillation import distil
 from cbir_utils.methods.manifold import fuse
 from cbir_utils.methods.views import Augmentation
 from cbir_utils.models import Autoencoder
 from cbir_utils.training import History, encode, load_model
 
 #: The artifact that all codes here come from.
-ENCODER = "contrastive/encoder.keras"
+ENCODER = "taught/encoder.keras"
+
+#: How strong the views are from which a network learns the map's codes, beside those of contrastive training.
+STRENGTH = 0.7
 
 #: How many numbers of HOG stand beside the network's codes, and with which weight.
 EDGE_NUMBERS, EDGE_WEIGHT = 64, 0.3
@@ -38,15 +43,19 @@ def kept_model(run, method, **settings):
     return Autoencoder(encoder, whole.get_layer("decoder"), whole), History(**history)
 
 
-def train_contrastive(data, *, seed=0, **settings):
-    """Train a new network on the database: ``(Autoencoder, ContrastiveHistory)``.
+def teach(data, search, manifold, hits, *, epochs, batch_size=128, seed=0, verbose=True):
+    """Train a new network on the database, without labels: ``(Autoencoder, history)``.
 
-    ``settings`` are those of :func:`fit_contrastive`, such as ``epochs`` and ``rounds``.
+    It learns what the map knows (:func:`distil`); ``hits`` are the database's candidates in ``search``. Where the
+    distortion model does not suit the images, it learns from views alone instead (:func:`fit_contrastive`).
     """
     images = data.database.images
     model = build_contrastive(images.shape[1:], seed=seed)
-    augment = Augmentation(seed, light=data.light)
-    return model, fit_contrastive(model, images, augment=augment, seed=seed, **settings)
+    settings = {"epochs": epochs, "batch_size": batch_size, "seed": seed, "verbose": verbose}
+    if not search.suits:
+        return model, fit_contrastive(model, images, augment=Augmentation(seed, light=data.light), **settings)
+    augment = Augmentation(seed, light=data.light, strength=STRENGTH)
+    return model, distil(model, images, manifold.codes, hits, augment=augment, **settings)
 
 
 def encode_both(encoder, data):
@@ -59,6 +68,11 @@ def fit_edges(data, seed=0):
     return Projection.fit(oriented_gradients(data.database.images), EDGE_NUMBERS, seed=seed)
 
 
+def project_both(data, edges):
+    """The edges of database and queries, as codes ``(N, L)`` and ``(Q, L)``."""
+    return tuple(edges(oriented_gradients(split.images)) for split in (data.database, data.queries))
+
+
 def join(images, codes, edges, weight=EDGE_WEIGHT):
     """The joint codes of images: the network's ``codes (N, D)`` beside their edges, which have a smaller weight."""
     return fuse(codes, edges(oriented_gradients(images)), weight)
@@ -69,9 +83,19 @@ def join_both(data, codes, edges, weight=EDGE_WEIGHT):
     return join(data.database.images, codes[0], edges, weight), join(data.queries.images, codes[1], edges, weight)
 
 
-def map_both(manifold, joint, data):
-    """The codes that a fitted :class:`DiffusionMap` gives database and queries; a query never sees itself."""
-    return manifold.codes, manifold.embed(joint[1], exclude_self=data.own_rows)
+def candidates_both(search, codes, data):
+    """The candidates of database and queries, :class:`Hits` ``(N, K)`` and ``(Q, K)``; no image finds itself.
+
+    ``search`` is the :class:`MatchedSearch` of the database's codes, ``codes[0]``.
+    """
+    images, own = data.database.images, np.arange(len(data.database))
+    database = search.search(codes[0], images, exclude_self=own)
+    return database, search.search(codes[1], data.queries.images, exclude_self=data.own_rows)
+
+
+def map_both(manifold, hits):
+    """The codes that a fitted :class:`DiffusionMap` gives database and queries, from the candidates of both."""
+    return manifold.codes, manifold.embed(hits[1])
 
 
 def fuse_both(mapped, joint):
@@ -82,10 +106,10 @@ def fuse_both(mapped, joint):
 # -- keeping what the steps made -----------------------------------------------------------------------------------
 
 
-def keep_contrastive(run, model, history, codes, **settings):
+def keep_taught(run, model, history, codes, **settings):
     """Keep the network, how it was trained, and its codes."""
-    run.keep_model("contrastive", model, history, **settings)
-    run.keep("contrastive", *codes, encoder=ENCODER)
+    run.keep_model("taught", model, history, **settings)
+    run.keep("taught", *codes, encoder=ENCODER)
 
 
 def keep_pca(run, projection, codes):
@@ -103,9 +127,13 @@ def keep_joint(run, edges, joint, weight=EDGE_WEIGHT):
     run.keep("joint", *joint, encoder=ENCODER)
 
 
-def keep_map(run, manifold, mapped, fused):
-    """Keep the diffusion map, its codes, and the fused ones."""
+def keep_map(run, manifold, mapped, fused, matched):
+    """Keep the diffusion map, its codes, the fused ones, and the queries' candidates in their final order.
+
+    ``matched`` are :class:`Hits` ``(Q, K)``; behind them, images follow by fused code.
+    """
     with run.writing("manifold/diffusion_map.npz") as path:
         manifold.save(path)
-    run.keep("manifold", *mapped, encoder=ENCODER)
-    run.keep("fused", *fused, encoder=ENCODER)
+    for method, codes in {"manifold": mapped, "fused": fused, "matched": fused}.items():
+        run.keep(method, *codes, encoder=ENCODER)
+    run.save_array("matched/reranked.npy", matched.ids.astype(np.int32))

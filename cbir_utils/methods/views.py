@@ -13,6 +13,9 @@ ops = keras.ops
 #: Points along each side of the elastic deformation's grid; it is smooth between them.
 GRID = 5
 
+#: What a view changes: attributes of :class:`Augmentation`.
+CHANGES = ("rotation", "stretch", "shear", "shift", "elastic", "stroke", "gamma")
+
 
 class Augmentation(keras.layers.Layer):
     """Turns images ``(N, H, W, C)`` float32 in [0, 1] into random views of the same shape.
@@ -21,8 +24,8 @@ class Augmentation(keras.layers.Layer):
     in one bilinear resampling with black beyond the edge; then its strokes grow or shrink, and its greys are changed.
     The attributes say how much, at most; for other images set others, before training.
 
-    ``seed`` is that of the views. ``light`` says that the images are dark on light (``Dataset.light``): then their
-    negatives are changed, so that the ground beyond the edge is light too.
+    ``seed`` is that of the views; ``strength`` multiplies all attributes. ``light`` says that the images are dark on
+    light (``Dataset.light``): then their negatives are changed, so that the ground beyond the edge is light too.
     """
 
     rotation = 0.35  #: angle, radians
@@ -33,9 +36,11 @@ class Augmentation(keras.layers.Layer):
     stroke = 0.7  #: weight, in [0, 1], of the image with strokes a pixel wider, or narrower, on each side
     gamma = 0.5  #: logarithm of the exponent of the greys
 
-    def __init__(self, seed=0, *, light=False):
+    def __init__(self, seed=0, *, light=False, strength=1.0):
         super().__init__()  # a layer, so that Keras carries the generator's state from step to step on every backend
         self.generator, self.light = keras.random.SeedGenerator(seed), light
+        for name in CHANGES:
+            setattr(self, name, strength * getattr(self, name))
 
     def call(self, images):
         """One view of each image."""

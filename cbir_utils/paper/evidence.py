@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 HOLDS, IN_PART, FAILS, UNKNOWN = "holds", "holds in part", "does not hold", "not measured yet"
 
 #: The methods that are compared pair by pair, besides the best of the other kinds of autoencoder.
-COMPARED = ("pixels", "convolutional", "hog", "contrastive", "manifold", "fused")
+COMPARED = ("pixels", "convolutional", "hog", "taught", "manifold", "fused")
 
 #: This folder's templates; in them ``x|as(".3f")`` is ``format(x, ".3f")``.
 TEMPLATES = jinja2.Environment(

@@ -93,7 +93,7 @@ def add_images(run, data, images, ids):
         methods = [method for method in available_methods(run) if method != "pixels"]
         # Noted first: if a network is trained anew meanwhile, the codes no longer count and are made again.
         origins = {method: run.manifest["codes"][method] for method in methods}
-        codes = {f"codes_{method}": load_encoder(run, method)(images) for method in methods}
+        codes = {f"codes_{method}": load_encoder(run, method, data)(images) for method in methods}
         number = 1 + max((int(batch.stem) for batch in path.parent.glob("[0-9]*.npz")), default=0)
         with run.writing(f"added/{number:04d}.npz") as partial:
             np.savez(partial, images=images, ids=np.array(ids), origins=np.array(json.dumps(origins)), **codes)

@@ -6,22 +6,28 @@ that were added later (:mod:`cbir_utils.retrieval.library`) are searched too.
 
 import json
 from functools import cached_property, partial
+from typing import NamedTuple
 
 import numpy as np
 
+from cbir_utils.codes import checked_k
 from cbir_utils.datasets import is_light, load_dataset
-from cbir_utils.index import Index
+from cbir_utils.index import Hits, Index
 from cbir_utils.methods import descriptors
 from cbir_utils.methods.manifold import DiffusionMap, fuse
 from cbir_utils.store import ArtifactError
 
+#: What the network's codes beside HOG, and their map, need.
+FUSION = ("taught/encoder.keras", "joint/edges.npz", "manifold/diffusion_map.npz")
+
 #: What each method needs besides its codes, best method first (by mAP on MNIST). A method without a network of its own
 #: uses another's.
 NEEDS = {
-    "fused": ("contrastive/encoder.keras", "joint/edges.npz", "manifold/diffusion_map.npz"),
-    "manifold": ("contrastive/encoder.keras", "joint/edges.npz", "manifold/diffusion_map.npz"),
-    "contrastive": ("contrastive/encoder.keras",),
-    "joint": ("contrastive/encoder.keras", "joint/edges.npz"),
+    "matched": FUSION,
+    "fused": FUSION,
+    "manifold": FUSION,
+    "taught": ("taught/encoder.keras",),
+    "joint": ("taught/encoder.keras", "joint/edges.npz"),
     "hog": (),
     "denoising": ("denoising/encoder.keras",),
     "convolutional": ("convolutional/encoder.keras",),
@@ -77,10 +83,11 @@ def fit_query(image, data):
     return 255 - image if image.shape[-1] == 1 and is_light(image[None]) != data.light else image
 
 
-def load_encoder(run, method):
+def load_encoder(run, method, data):
     """The function that turns images ``(Q, H, W, C)`` uint8 into a method's codes ``(Q, D)`` float32.
 
-    Raises :class:`ArtifactError`, with the command that helps, for an unknown method or missing artifacts.
+    ``data`` is what the run was made from. Raises :class:`ArtifactError`, with the command that helps, for an unknown
+    method or missing artifacts.
     """
     if method not in NEEDS:
         raise ArtifactError(f"there is no method {method!r}; {run.folder} has {', '.join(available_methods(run))}")
@@ -91,29 +98,63 @@ def load_encoder(run, method):
     if method == "pca":
         directions = descriptors.Projection.load(run.checked_path("pca/projection.npz"))
         return lambda images: directions(descriptors.pixels(images))
-    from cbir_utils.training import encode, load_model  # only here: Keras takes seconds to load
-
-    network = partial(encode, load_model(run.checked_path(f"{NETWORK[method]}/encoder.keras")))
     if NETWORK[method] == method:
-        return network
-    from cbir_utils.methods.steps import join
+        from cbir_utils.training import encode, load_model  # only here: Keras takes seconds to load
 
-    edges = descriptors.Projection.load(run.checked_path("joint/edges.npz"))
-    weight = run.manifest["edge_weight"]
-
-    def joint(images):
-        return join(images, network(images), edges, weight)
-
+        return partial(encode, load_model(run.checked_path(f"{method}/encoder.keras")))
+    fusion = Fusion(run, data)
     if method == "joint":
-        return joint
-    manifold = DiffusionMap.load(run.checked_path("manifold/diffusion_map.npz"), run.load_codes("joint")[0])
+        return fusion.joint
+    return lambda images: getattr(fusion.look(images), "mapped" if method == "manifold" else "fused")
 
-    def mapped(images):
-        codes = joint(images)
-        place = manifold.embed(codes)
-        return place if method == "manifold" else fuse(place, codes)
 
-    return mapped
+class Look(NamedTuple):
+    """What :class:`Fusion` sees in ``Q`` images."""
+
+    joint: np.ndarray  #: (Q, D) float32: the network's codes beside HOG
+    hits: Hits  #: (Q, K): the candidates in the database, matched
+    mapped: np.ndarray  #: (Q, M) float32: the diffusion map's codes
+    fused: np.ndarray  #: (Q, M + D) float32
+
+
+class Fusion:
+    """The way of an image through what notebook 08 made: network, HOG, candidates, diffusion map."""
+
+    def __init__(self, run, data):
+        self.network = load_encoder(run, "taught", data)
+        self.edges = descriptors.Projection.load(run.checked_path("joint/edges.npz"))
+        self.weight = run.manifest["edge_weight"]
+        self.run, self.data = run, data
+
+    @cached_property
+    def search(self):
+        """The :class:`MatchedSearch` of the database."""
+        from cbir_utils.methods.distortion import MatchedSearch  # only here: Numba takes a second to load
+
+        return MatchedSearch(self.run.load_codes("joint")[0], self.data.database.images)
+
+    @cached_property
+    def manifold(self):
+        """The diffusion map; ArtifactError if the run's codes come from another one."""
+        name = "manifold/diffusion_map.npz"
+        manifold = DiffusionMap.load(self.run.checked_path(name))
+        if not np.array_equal(manifold.codes, self.run.load_codes("manifold")[0]):
+            remedy = self.run.remedy(name)
+            raise ArtifactError(f"{self.run.path(name)} is not the map that the codes come from; run {remedy}")
+        return manifold
+
+    def joint(self, images):
+        """The joint codes of images, ``(Q, D)`` float32."""
+        from cbir_utils.methods.steps import join  # only here: Keras takes seconds to load
+
+        return join(images, self.network(images), self.edges, self.weight)
+
+    def look(self, images, *, exclude_self=None):
+        """Everything at once: :class:`Look`. ``exclude_self``: the row of each image that is in the database."""
+        joint = self.joint(images)
+        hits = self.search.search(joint, images, exclude_self=exclude_self)
+        mapped = self.manifold.embed(hits)
+        return Look(joint, hits, mapped, fuse(mapped, joint))
 
 
 class Retriever:
@@ -133,7 +174,7 @@ class Retriever:
         self.run, self.data = run, data
         self.method, self.metric = method or available_methods(run)[0], metric
         self.shape = data.database.images.shape[1:]
-        self.encode = load_encoder(run, self.method)
+        self.encode = load_encoder(run, self.method, data)
         self.encoder_hash = None
         if self.method == "pixels":
             codes = self.encode(data.database.images)
@@ -145,6 +186,9 @@ class Retriever:
         self.images = _joined([data.database.images, *(batch["images"] for batch in batches)])
         self.codes = _joined([codes, *(self._codes_of(batch) for batch in batches)])
         self._index = Index(metric, encoder_hash=self.encoder_hash).add(self.codes)
+        if self.method == "matched":
+            self._fusion = Fusion(run, data)
+            self._candidates = self._fusion.search if not batches else self._search_of_all(batches)
 
     def __len__(self):
         return len(self.ids)
@@ -152,9 +196,22 @@ class Retriever:
     def search(self, images, k, *, exclude_self=None):
         """The ``k`` nearest database images of each of ``images`` ``(Q, H, W, C)`` uint8: :class:`index.Hits`.
 
-        ``exclude_self`` gives the row of each query, for queries that are in the database.
+        ``exclude_self`` gives the row of each query, for queries that are in the database. By ``matched``, the nearest
+        by joint code come first, in order of their distortion and their place on the map (``distortion.blend``); the
+        others follow by fused code.
         """
-        return self._index.search(self.encode(images), k, exclude_self=exclude_self)
+        if self.method != "matched":
+            return self._index.search(self.encode(images), k, exclude_self=exclude_self)
+        from cbir_utils.methods.distortion import blend  # only here: Numba takes a second to load
+
+        k, look = checked_k(k, len(self), exclude_self is not None), self._fusion.look(images)
+        hits, length = look.hits, look.mapped.shape[1]
+        if exclude_self is not None or self._candidates is not self._fusion.search:
+            hits = self._candidates.search(look.joint, images, exclude_self=exclude_self)
+        hits = blend(hits, look.mapped, self.codes[:, :length])
+        if k > hits.ids.shape[1]:
+            hits = followed(hits, self._index.search(look.fused, k, exclude_self=exclude_self))
+        return Hits(hits.distances[:, :k], hits.ids[:, :k])
 
     def between(self, first, second, steps=7):
         """Images decoded on the way from one image's code to another's: ``(steps, H, W, C)`` float32 in [0, 1].
@@ -177,7 +234,7 @@ class Retriever:
 
         network = NETWORK[self.method]
         autoencoder = load_model(self.run.checked_path(f"{network}/autoencoder.keras"))
-        return load_encoder(self.run, network), partial(decode, autoencoder.get_layer("decoder"))
+        return load_encoder(self.run, network, self.data), partial(decode, autoencoder.get_layer("decoder"))
 
     def _codes_of(self, batch):
         """The codes of images added later: those kept with them, unless the encoder has been trained anew since."""
@@ -185,6 +242,13 @@ class Retriever:
         if origin is not None and json.loads(str(batch["origins"])).get(self.method) == origin:
             return batch[f"codes_{self.method}"]
         return self.encode(batch["images"])
+
+    def _search_of_all(self, batches):
+        """The :class:`MatchedSearch` of the database and the images added later."""
+        from cbir_utils.methods.distortion import MatchedSearch
+
+        added = [self._fusion.joint(batch["images"]) for batch in batches]
+        return MatchedSearch(_joined([self.run.load_codes("joint")[0], *added]), self.images)
 
 
 def added_batches(run, data):
@@ -209,6 +273,20 @@ def added_batches(run, data):
         if new:
             batches.append({key: array[new] if array.ndim else array for key, array in batch.items()})
     return batches
+
+
+def followed(first, later):
+    """Hits ``(Q, K)``, and behind them those of ``later`` ``(Q, L)`` that are not among them, up to L in all.
+
+    >>> first = Hits(np.array([[0.5]]), np.array([[7]]))
+    >>> followed(first, Hits(np.array([[0.0, 0.25, 1.0]]), np.array([[3, 7, 4]])))
+    Hits(distances=array([[0.5, 0.5, 1.5]]), ids=array([[7, 3, 4]]))
+    """
+    new = (later.ids[:, :, None] != first.ids[:, None, :]).all(axis=2)
+    order = np.argsort(~new, axis=1, kind="stable")[:, : later.ids.shape[1] - first.ids.shape[1]]
+    rest = Hits(*(np.take_along_axis(part, order, axis=1) for part in later))
+    distances = first.distances[:, -1:] + rest.distances
+    return Hits(np.hstack([first.distances, distances]), np.hstack([first.ids, rest.ids]))
 
 
 def _joined(parts):

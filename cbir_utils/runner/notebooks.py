@@ -19,7 +19,7 @@ NOTEBOOKS = ROOT / "notebooks"
 KERNEL = "python3"
 
 #: The parameters that only say how many trainings are made. A run with more trainings than requested counts as done.
-TRAININGS = ("seeds", "contrastive_seeds", "printed_seeds", "guided_seeds")
+TRAININGS = ("seeds", "taught_seeds", "printed_seeds", "guided_seeds")
 
 
 class UsageError(Exception):

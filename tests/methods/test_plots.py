@@ -9,9 +9,9 @@ import numpy as np
 from figures import nothing_is_shown, texts
 
 from cbir_utils.methods import plots
-from cbir_utils.methods.contrastive import ContrastiveHistory
 from cbir_utils.methods.corruptions import CORRUPTIONS
 from cbir_utils.methods.tables import family_table
+from cbir_utils.training import History
 
 __all__ = ["nothing_is_shown"]
 
@@ -70,8 +70,8 @@ def test_the_small_charts_state_their_number():
     plots.quantization(ax, {16: (4.0, [3.0, 2.0]), 32: (4.0, [4.0, 3.0])})
     assert ax.get_title() == "Rotating saves up to 50 % of the quantisation loss"
     ax = plt.figure().add_subplot()
-    plots.guided_training(ax, ContrastiveHistory([3.0, 2.0, 1.5], [1.0] * 3, [0.25, 0.5], plain_epochs=2))
-    assert ax.get_title() == "Loss 3.00 → 1.50; mutual hits 25.0 → 50.0 %"
+    plots.teaching(ax, History([3.0, 2.0, 1.5], seconds=[1.0] * 3))
+    assert ax.get_title() == "Loss 3.00 → 1.50 in 3 s"
 
 
 def test_bits_against_quality_names_the_best_bits_and_marks_published_figures():

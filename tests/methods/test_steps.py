@@ -11,7 +11,9 @@ import pytest
 
 from cbir_utils.datasets import load_dataset
 from cbir_utils.methods import steps
+from cbir_utils.methods.contrastive import ContrastiveHistory
 from cbir_utils.methods.descriptors import oriented_gradients
+from cbir_utils.methods.distortion import MatchedSearch, blend
 from cbir_utils.methods.manifold import DiffusionMap, fuse
 from cbir_utils.run import Run
 from cbir_utils.training import encode, load_model
@@ -21,25 +23,42 @@ NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
 
 def test_every_step_is_kept_with_what_it_needs_to_encode_a_query(tmp_path):
     data, run = load_dataset("shapes"), Run("shapes", tmp_path)
-    model, history = steps.train_contrastive(data, epochs=1, batch_size=128, verbose=False)
-    codes = steps.encode_both(model.encoder, data)
-    steps.keep_contrastive(run, model, history, codes, epochs=1)
     edges = steps.fit_edges(data)
+    outlines = steps.project_both(data, edges)
+    search = MatchedSearch(outlines[0], data.database.images)
+    hits = steps.candidates_both(search, outlines, data)
+    first = DiffusionMap.fit(hits[0], dimensions=8)
+    model, history = steps.teach(data, search, first, hits[0], epochs=1, verbose=False)
+    codes = steps.encode_both(model.encoder, data)
+    steps.keep_taught(run, model, history, codes, epochs=1)
     joint = steps.join_both(data, codes, edges, 0.5)
     steps.keep_joint(run, edges, joint, 0.5)
-    manifold = DiffusionMap.fit(joint[0], k=5, dimensions=8)
-    mapped = steps.map_both(manifold, joint, data)
-    steps.keep_map(run, manifold, mapped, steps.fuse_both(mapped, joint))
+    search = MatchedSearch(joint[0], data.database.images)
+    hits = steps.candidates_both(search, joint, data)
+    manifold = DiffusionMap.fit(hits[0], dimensions=8)
+    mapped = steps.map_both(manifold, hits)
+    matched = blend(hits[1], mapped[1], mapped[0])
+    steps.keep_map(run, manifold, mapped, steps.fuse_both(mapped, joint), matched)
 
-    assert run.load_json("contrastive/history.json")["settings"] == {"epochs": 1}
+    assert run.load_json("taught/history.json")["settings"] == {"epochs": 1}
     assert run.manifest["edge_weight"] == 0.5
     one = data.queries.images[:1]
-    plain = encode(load_model(run.checked_path("contrastive/encoder.keras")), one)
+    plain = encode(load_model(run.checked_path("taught/encoder.keras")), one)
     beside = fuse(plain, steps.Projection.load(run.checked_path("joint/edges.npz"))(oriented_gradients(one)), 0.5)
-    found = DiffusionMap.load(run.checked_path("manifold/diffusion_map.npz"), run.load_codes("joint")[0]).embed(beside)
-    expected = {"contrastive": plain, "joint": beside, "manifold": found, "fused": fuse(found, beside)}
+    found = DiffusionMap.load(run.checked_path("manifold/diffusion_map.npz")).embed(search.search(beside, one))
+    expected = {"taught": plain, "joint": beside, "manifold": found, "fused": fuse(found, beside)}
     for method, query in expected.items():
         np.testing.assert_allclose(run.load_codes(method)[1][:1], query, rtol=1e-3, atol=1e-5)
+    np.testing.assert_array_equal(run.load_codes("matched")[0], run.load_codes("fused")[0])
+    np.testing.assert_array_equal(run.load_array("matched/reranked.npy", (None, 10), "int32"), matched.ids)
+
+
+def test_where_the_distortion_model_does_not_suit_the_network_learns_from_views_alone():
+    data = load_dataset("shapes")
+    search = MatchedSearch(oriented_gradients(data.database.images), data.database.images)
+    search.suits = False
+    _, history = steps.teach(data, search, None, None, epochs=1, verbose=False)
+    assert isinstance(history, ContrastiveHistory) and len(history.loss) == 1
 
 
 def test_timed_times_the_call_alone():

@@ -5,6 +5,7 @@ import pytest
 from cbir_utils.datasets import load_dataset
 from cbir_utils.methods import steps
 from cbir_utils.methods.contrastive import ContrastiveHistory, build_contrastive
+from cbir_utils.methods.distortion import MatchedSearch, blend
 from cbir_utils.methods.manifold import DiffusionMap
 from cbir_utils.run import Run
 
@@ -20,11 +21,12 @@ def make_run(results, *, seed=0):
     run.record(source="shapes", content_hash=data.content_hash)
     model = build_contrastive(data.database.images.shape[1:], seed=seed)
     codes = steps.encode_both(model.encoder, data)
-    steps.keep_contrastive(run, model, ContrastiveHistory(), codes)
+    steps.keep_taught(run, model, ContrastiveHistory(), codes)
     edges = steps.fit_edges(data)
     joint = steps.join_both(data, codes, edges)
     steps.keep_joint(run, edges, joint)
-    manifold = DiffusionMap.fit(joint[0], k=10, dimensions=20)
-    mapped = steps.map_both(manifold, joint, data)
-    steps.keep_map(run, manifold, mapped, steps.fuse_both(mapped, joint))
+    hits = steps.candidates_both(MatchedSearch(joint[0], data.database.images), joint, data)
+    manifold = DiffusionMap.fit(hits[0], dimensions=20)
+    mapped = steps.map_both(manifold, hits)
+    steps.keep_map(run, manifold, mapped, steps.fuse_both(mapped, joint), blend(hits[1], mapped[1], mapped[0]))
     return run, data

@@ -74,11 +74,11 @@ def test_what_cannot_be_searched_is_named(pictures, tmp_path):
 
 def test_added_images_are_found_and_adding_them_twice_adds_them_once(finished_run, tmp_path):
     run, data = finished_run(tmp_path)
-    before = {method: Retriever(run, data, method).codes for method in ("fused", "contrastive")}
+    before = {method: Retriever(run, data, method).codes for method in ("fused", "taught")}
     assert add_images(run, data, NEW[:3], NAMES[:3]) == NAMES[:3]
     assert add_images(run, data, NEW, NAMES) == NAMES[3:]
     assert add_images(run, data, NEW, NAMES) == []
-    for method in ("fused", "contrastive", "pixels"):
+    for method in ("matched", "fused", "taught", "pixels"):
         retriever = Retriever(run, data, method)
         assert len(retriever) == 605 and list(retriever.ids[600:]) == NAMES
         assert retriever.search(NEW, 1).ids.ravel().tolist() == [600, 601, 602, 603, 604]
@@ -91,7 +91,7 @@ def test_added_images_are_encoded_anew_after_another_training(finished_run, tmp_
     run, data = finished_run(tmp_path)
     add_images(run, data, NEW, NAMES)
     finished_run(tmp_path, seed=5)
-    retriever = Retriever(run, data, "contrastive")
+    retriever = Retriever(run, data, "taught")
     np.testing.assert_allclose(retriever.codes[600:], retriever.encode(NEW), atol=1e-5)
 
 

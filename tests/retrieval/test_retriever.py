@@ -15,7 +15,8 @@ from cbir_utils.retrieval.retriever import Retriever, available_methods, fit_que
 from cbir_utils.run import Run
 from cbir_utils.store import ArtifactError
 
-LEARNED = ("fused", "manifold", "contrastive", "joint")
+LEARNED = ("matched", "fused", "manifold", "taught", "joint")
+BY_CODE = LEARNED[1:]
 
 
 @pytest.fixture(scope="module")
@@ -35,14 +36,42 @@ def test_the_data_of_a_run_are_found_again_and_its_methods_listed_best_first(fin
         run_data(other)
 
 
-@pytest.mark.parametrize("method", LEARNED)
+@pytest.mark.parametrize("method", BY_CODE)
 def test_a_query_is_encoded_as_the_notebook_encoded_it(finished, method):
     run, data = finished
-    codes = load_encoder(run, method)(data.queries.images)
+    codes = load_encoder(run, method, data)(data.queries.images)
     assert codes.dtype == np.float32
     np.testing.assert_allclose(codes, run.load_codes(method)[1], atol=1e-4)
     hits = Retriever(run, data, method, "euclidean").search(data.queries.images[:3], 4)
     np.testing.assert_array_equal(hits.ids, Index().add(run.load_codes(method)[0]).search(codes[:3], 4).ids)
+
+
+def test_matched_puts_the_notebook_s_hits_first_and_the_others_follow_by_fused_code(finished):
+    run, data = finished
+    images, retriever = data.queries.images[:6], Retriever(run, data, "matched")
+    first = run.load_array("matched/reranked.npy", (None, 10), "int32")[:6]
+    hits = retriever.search(images, 14)
+    np.testing.assert_array_equal(hits.ids[:, :10], first)
+    assert (np.diff(hits.distances) >= 0).all()
+    by_code = Retriever(run, data, "fused").search(images, 600).ids
+    for found, put_first, ranked in zip(hits.ids, first, by_code, strict=True):
+        assert found[10:].tolist() == [row for row in ranked if row not in put_first][:4]
+    np.testing.assert_array_equal(retriever.search(images[:1], 3).ids[0], hits.ids[0, :3])
+    assert retriever.search(data.database.images[:2], 1).ids.tolist() == [[0], [1]]
+    assert not np.isin(
+        np.arange(2), np.diag(retriever.search(data.database.images[:2], 2, exclude_self=[0, 1]).ids)
+    ).any()
+    assert len(np.unique(retriever.search(images[:1], 600).ids)) == 600
+    with pytest.raises(ValueError, match="k is 601, but the index holds only 600 rows"):
+        retriever.search(images[:1], 601)
+
+
+def test_a_map_that_the_codes_do_not_come_from_is_refused(finished_run, tmp_path):
+    run, data = finished_run(tmp_path)
+    with run.writing("manifold/diffusion_map.npz") as path, np.load(run.path("manifold/diffusion_map.npz")) as stored:
+        np.savez(path, **{**stored, "time": stored["time"] + 1})
+    with pytest.raises(ArtifactError, match="is not the map that the codes come from; run .*--from 08"):
+        Retriever(run, data, "manifold").search(data.queries.images[:1], 1)
 
 
 def test_pixels_need_no_artifacts_and_find_the_image_itself(tmp_path):
@@ -60,7 +89,7 @@ def test_the_way_between_two_images_starts_and_ends_with_what_is_made_of_them(fi
     np.testing.assert_allclose(pixels[0], first / 255, atol=1e-6)
     np.testing.assert_allclose(pixels[1], (first / 255.0 + second / 255.0) / 2, atol=1e-6)
     # The map's own codes cannot be decoded; the way leads through the network's.
-    fused, plain = (Retriever(run, data, method).between(first, second) for method in ("fused", "contrastive"))
+    fused, plain = (Retriever(run, data, method).between(first, second) for method in ("fused", "taught"))
     assert fused.shape == (7, 28, 14, 1)
     np.testing.assert_array_equal(fused, plain)
     run.keep("hog", *(descriptors.oriented_gradients(split.images) for split in (data.database, data.queries)))
@@ -70,7 +99,7 @@ def test_the_way_between_two_images_starts_and_ends_with_what_is_made_of_them(fi
 def test_missing_artifacts_and_unknown_methods_are_named(finished, tmp_path):
     with pytest.raises(ArtifactError, match=r"convolutional.* does not exist yet; make it anew with .*--from 02"):
         Retriever(*finished, "convolutional")
-    with pytest.raises(ArtifactError, match="there is no method 'magic'; .* has fused, manifold"):
+    with pytest.raises(ArtifactError, match="there is no method 'magic'; .* has matched, fused"):
         Retriever(*finished, "magic")
     with pytest.raises(ArtifactError, match="holds no run"):
         run_data(Run("nothing", tmp_path))
@@ -100,10 +129,10 @@ def test_learning_from_a_folder_of_colour_images(tmp_path):
         Image.fromarray(image).save(folder / f"{number % 3}_{number:02d}.png")
     data, run = load_dataset(folder, size=64), Run("discs", tmp_path / "results")
     run.same_data(data.content_hash)
-    history = learn_fused(run, data, epochs=4, rounds=1, verbose=False)
-    assert data.database.images.shape == (60, 64, 64, 3) and len(history.loss) == 5
+    history = learn_fused(run, data, epochs=4, verbose=False)
+    assert data.database.images.shape == (60, 64, 64, 3) and len(history.loss) == 4
     assert available_methods(run) == (*LEARNED, "pixels")
-    for method in ("contrastive", "pixels"):
+    for method in ("taught", "pixels"):
         hits = Retriever(run, data, method).search(data.database.images, 1, exclude_self=np.arange(60))
         right = [data.ids[row][0] == data.ids[hit][0] for row, hit in enumerate(hits.ids[:, 0])]
         assert np.mean(right) > 0.9, method
@@ -116,14 +145,14 @@ def test_labels_change_no_network_no_code_and_no_stopping_point(tmp_path):
     outcomes = []
     for number, known in enumerate((labels, np.random.default_rng(1).permutation(labels), None)):
         data, run = replace(shapes, database=Split(images, known)), Run("shapes", tmp_path / str(number))
-        history = learn_fused(run, data, epochs=2, rounds=2, verbose=False)
+        history = learn_fused(run, data, epochs=2, verbose=False)
         for method in LEARNED:
-            codes = load_encoder(run, method)(data.queries.images)
+            codes = load_encoder(run, method, data)(data.queries.images)
             np.testing.assert_allclose(codes, run.load_codes(method)[1], atol=1e-4)
         fused = run.load_codes("fused")[0]
         bits, hits = IterativeQuantization(16).fit(fused).encode(fused), Index("cosine").add(fused).search(fused, 3)
         codes = [array for method in LEARNED for array in run.load_codes(method)]
-        outcomes.append(([history.loss], [history.mutual_share], *codes, bits, hits.ids))
+        outcomes.append(([history.loss], *codes, bits, hits.ids))
     for outcome in outcomes[1:]:
         for array, first in zip(outcome, outcomes[0], strict=True):
             np.testing.assert_array_equal(array, first)
