@@ -57,9 +57,9 @@ class DiffusionMap:
         k, dimensions, seed : int
             How many of the K count; length of the new codes, less than N - 1; seed of the solver (ARPACK).
         time : float, optional
-            t ≥ 1. In long walks only the coarse structure counts. By default it follows from the eigenvalues: their
-            largest gap separates clusters from the detail inside them, and after t steps the first direction behind
-            it has a tenth of its weight left.
+            t ≥ 1. In long walks only the coarse structure counts. By default it follows from the eigenvalues λ: the
+            largest gap between frequencies, √(1 - λ), separates clusters from the detail inside them, and after t
+            steps the first direction behind it has a tenth of its weight left.
 
         Raises ValueError for too few images, or a graph in more components than dimensions.
         """
@@ -134,8 +134,9 @@ def fuse(manifold_codes, codes, weight=0.3):
 
 
 def _steps_to_forget(eigenvalues):
-    """After how many steps the first eigenvalue behind the largest gap is worth a tenth; 1 at least."""
-    behind = eigenvalues[np.argmax(eigenvalues[:-1] - eigenvalues[1:]) + 1] if len(eigenvalues) > 1 else eigenvalues[0]
+    """After how many steps the first direction behind the largest gap of frequencies has a tenth left; 1 at least."""
+    frequencies = np.sqrt(1 - np.minimum(eigenvalues, 1))  # 1 - λ is the squared frequency, as of a drum
+    behind = eigenvalues[np.argmax(np.diff(frequencies)) + 1] if len(eigenvalues) > 1 else eigenvalues[0]
     if not 0 < behind < 1:
         return 1.0
     return float(max(1.0, np.log(0.1) / np.log(behind)))
