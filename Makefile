@@ -103,8 +103,9 @@ wheelhouse:  ## every package that run, test, lab and app need, for machines lik
 	$(PYTHON) -m pip wheel --disable-pip-version-check --quiet --wheel-dir wheelhouse --constraint requirements.txt setuptools '.[test,scale,app]'
 	rm -f wheelhouse/cbir_utils-*.whl
 
-bench: $(VENV)/.installed-bench  ## search against the usual ways (after make paper): results/bench/search.json and .png
+bench: $(VENV)/.installed-bench  ## search against the usual ways (after make paper), then looking twice from three seeds: results/bench/
 	"$(BIN)/python" tests/bench_search.py
+	"$(BIN)/python" tests/bench_matched.py
 
 bench-scale: $(STAMP)  ## up to ten million images (after make paper): results/bench/scale_mnist.json and .png
 	"$(BIN)/python" tests/bench_scale.py

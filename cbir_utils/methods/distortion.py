@@ -165,11 +165,15 @@ def _laid_out(images, warp):
     count, height, width, channels = images.shape
     margin = warp + MARGIN
     flat = np.zeros((count, 2 * channels, _length(height, width, margin)), np.float32)
-    for start in range(0, count, 1000):  # in blocks, to save memory
+
+    def fill(start):
         block = gradients(images[start : start + 1000])
         for row in range(height):
             first = (row + margin) * (width + margin) + margin
             flat[start : start + 1000, :, first : first + width] = block[:, :, row]
+
+    with ThreadPoolExecutor(cores()) as pool:  # in blocks, to save memory
+        list(pool.map(fill, range(0, count, 1000)))
     return flat
 
 

@@ -21,8 +21,8 @@ SUMMARY = {
     "convolutional": "the paper's network",
     "denoising": "the best other autoencoder (denoising)",
     "hog": "HOG, a descriptor without training",
-    "contrastive": "a contrastive network, guided by its own retrieval",
-    "fused": "**its codes beside HOG, and a diffusion map of both**",
+    "hog, mapped": "HOG, looked at twice, and a map: no network",
+    "matched": "**a network that learned from that map, looked at twice**",
 }
 
 
