@@ -34,7 +34,8 @@ def untaught(data):
     hits = steps.candidates_both(MatchedSearch(codes[0], data.database.images), codes, data)
     size = {"k": min(NEIGHBOURS, len(codes[0]) - 1), "dimensions": min(DIMENSIONS, len(codes[0]) - 2)}
     mapped = steps.map_both(DiffusionMap.fit(hits[0], **size), hits)
-    return means(evaluate(data, *mapped)), time.perf_counter() - start
+    seconds = time.perf_counter() - start
+    return means(evaluate(data, *mapped)), seconds
 
 
 def means(values):
