@@ -102,10 +102,7 @@ def all_distances(queries, rows, norms, metric):
     if metric == "cosine":
         squared[:, norms == 0] = squared[~queries.any(axis=1)] = 2  # no direction: distance 1
     distances = (np.sqrt(squared) if metric == "euclidean" else squared / 2).astype(np.float32)
-    step = max(1, NUMBERS // rows.shape[1])
-    for start in range(0, len(close), step):
-        these = of_query[start : start + step], close[start : start + step]
-        distances[these] = pair_distances(queries[these[0]], rows[these[1]], metric)
+    distances[of_query, close] = pair_distances(queries[of_query], rows[close], metric)
     return distances
 
 
