@@ -54,11 +54,14 @@ class Answer:
 
     def occlusion(self, rank):
         """Which parts of the query speak for the hit of this rank."""
-        by, distance = self.retriever, self.distances[rank - 1]
+        by = self.retriever
         hit = Index(by.metric).add(by.codes[[self.rows[rank - 1]]])
-        changes = occlusion_map(
-            lambda images: hit.search(by.encode(images), 1).distances[:, 0], self.image, 255 * by.data.light
-        )
+
+        def measure(images):
+            return hit.search(by.encode(images), 1).distances[:, 0]
+
+        distance = measure(self.image[None])[0]  # of the codes alone, where a method has a second look
+        changes = occlusion_map(measure, self.image, 255 * by.data.light)
         return plots.occlusion(self.image, self.images[rank - 1], changes, rank, distance), (
             f"Map of the query: covering a part changes the distance to hit {rank} of {short(distance)} "
             f"by {changes.min():+.2g} to {changes.max():+.2g}"
