@@ -130,7 +130,8 @@ def blend(hits, queries, codes, weight=4.0):
     training images of MNIST as queries; from 1 to 8 it hardly mattered.
     """
     middle = np.median(hits.distances, axis=1, keepdims=True)
-    apart = 1 - np.einsum("qkd,qd->qk", unit_length(codes)[hits.ids], unit_length(queries))
+    near = unit_length(codes[hits.ids.ravel()]).reshape(*hits.ids.shape, -1)  # of the candidates alone
+    apart = 1 - np.einsum("qkd,qd->qk", near, unit_length(queries))
     distances = hits.distances / np.where(middle > 0, middle, 1) + weight * apart
     return nearest_first(distances.astype(np.float32), hits.ids, min(FIRST, hits.ids.shape[1]))
 

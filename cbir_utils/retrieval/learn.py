@@ -19,7 +19,8 @@ def learn_fused(run, data, *, epochs=None, seed=0, verbose=True):
     count = len(data.database)
     if count < 3:
         raise ValueError(f"{data.name} has {count} images; a graph of neighbours needs three or more")
-    settings = {"epochs": epochs or epochs_for(count), "batch_size": 256 if count > 20_000 else 128, "seed": seed}
+    epochs = epochs or int(np.clip(1_000_000 // count, 10, 40))
+    settings = {"epochs": epochs, "batch_size": 256 if count > 20_000 else 128, "seed": seed}
 
     def explore(codes):
         search = MatchedSearch(codes[0], data.database.images)
@@ -39,8 +40,3 @@ def learn_fused(run, data, *, epochs=None, seed=0, verbose=True):
     matched = blend(hits[1], mapped[1], mapped[0])
     steps.keep_map(run, manifold, mapped, steps.fuse_both(mapped, joint), matched)
     return history
-
-
-def epochs_for(count):
-    """As many epochs as show a million of ``count`` images, 10 to 40."""
-    return int(np.clip(1_000_000 // count, 10, 40))

@@ -149,10 +149,10 @@ class Fusion:
 
         return join(images, self.network(images), self.edges, self.weight)
 
-    def look(self, images, *, exclude_self=None):
-        """Everything at once: :class:`Look`. ``exclude_self``: the row of each image that is in the database."""
+    def look(self, images):
+        """Everything at once: :class:`Look`."""
         joint = self.joint(images)
-        hits = self.search.search(joint, images, exclude_self=exclude_self)
+        hits = self.search.search(joint, images)
         mapped = self.manifold.embed(hits)
         return Look(joint, hits, mapped, fuse(mapped, joint))
 
@@ -174,7 +174,11 @@ class Retriever:
         self.run, self.data = run, data
         self.method, self.metric = method or available_methods(run)[0], metric
         self.shape = data.database.images.shape[1:]
-        self.encode = load_encoder(run, self.method, data)
+        if self.method == "matched":
+            self._fusion = Fusion(run, data)
+            self.encode = lambda images: self._fusion.look(images).fused
+        else:
+            self.encode = load_encoder(run, self.method, data)
         self.encoder_hash = None
         if self.method == "pixels":
             codes = self.encode(data.database.images)
@@ -187,7 +191,6 @@ class Retriever:
         self.codes = _joined([codes, *(self._codes_of(batch) for batch in batches)])
         self._index = Index(metric, encoder_hash=self.encoder_hash).add(self.codes)
         if self.method == "matched":
-            self._fusion = Fusion(run, data)
             self._candidates = self._fusion.search if not batches else self._search_of_all(batches)
 
     def __len__(self):
