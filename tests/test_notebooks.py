@@ -50,7 +50,7 @@ def test_cells_are_short(path):
     assert statistics.median(lengths) <= 4
 
 
-@each_notebook
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").rglob("*.ipynb")), ids=lambda path: path.stem)
 def test_every_cell_is_executed_in_order_without_error(path):
     """nbval silently compares nothing where the execution count is missing."""
     cells = code_cells(path)
