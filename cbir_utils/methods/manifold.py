@@ -119,11 +119,12 @@ class DiffusionMap:
         return np.where(positive, (np.where(positive, self.eigenvalues, 0) / self.eigenvalues[0]) ** self.time, 0)
 
 
-def fuse(manifold_codes, codes, weight=0.3):
+def fuse(manifold_codes, codes, weight=0.1):
     """One code whose cosine blends two: ``(cos_manifold + weight · cos_plain) / (1 + weight)``.
 
     Each is brought to unit length and they are put side by side: ``(N, M)`` and ``(N, D)`` float32 → ``(N, M + D)``
-    float32. The diffusion map knows which cluster an image is in, the plain code where in it.
+    float32. The diffusion map knows which cluster an image is in, the plain code where in it. The default weight was
+    chosen on the last 10,000 training images of MNIST as queries (of .05, .1, .2 and .3).
 
     >>> fuse(np.array([[2.0]]), np.array([[0.0, 5.0]]), weight=3.0).round(3)
     array([[0.5  , 0.   , 0.866]], dtype=float32)
