@@ -73,7 +73,7 @@ def load_dataset(source, *, path=None, seed=0, size=None, labels=False):
     seed : int
         For ``shapes``: the seed they are drawn from.
     size : int, optional
-        For a folder of images: the side of the squares they are fitted to; by default 28 for grey, 32 for colour.
+        For a folder of images: the side of the squares they are fitted to; by default 28 for grey, 128 for colour.
     labels : bool
         For a folder of images: whether an image's folder names its class (``"."`` for the folder itself).
 

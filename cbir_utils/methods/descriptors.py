@@ -1,6 +1,7 @@
 """Codes that need no training: the baselines that an autoencoder has to beat."""
 
 import numpy as np
+from PIL import Image
 
 from cbir_utils.datasets import scale
 
@@ -9,12 +10,67 @@ CELLS, ORIENTATIONS = 4, 9
 
 
 def pixels(images):
-    """The images themselves as codes: ``(N, H, W, C)`` uint8 → ``(N, H·W·C)`` float32 in [0, 1].
+    """The images themselves, :func:`shrunk`, as codes: ``(N, H, W, C)`` uint8 → ``(N, H·W·C)`` float32 in [0, 1].
 
     >>> pixels(np.full((2, 28, 28, 1), 51, np.uint8)).shape
     (2, 784)
     """
-    return scale(images).reshape(len(images), -1)
+    return scale(shrunk(images)).reshape(len(images), -1)
+
+
+def shrunk(images):
+    """Images ``(N, H, W, C)`` uint8; those of 64 pixels a side or more as means of squares, to about 32 a side.
+
+    >>> shrunk(np.zeros((2, 28, 28, 1), np.uint8)).shape, shrunk(np.zeros((2, 128, 130, 3), np.uint8)).shape
+    ((2, 28, 28, 1), (2, 32, 32, 3))
+    """
+    side = min(images.shape[1:3]) // 32
+    if side < 2:
+        return images
+    small = np.empty((len(images), images.shape[1] // side, images.shape[2] // side, images.shape[3]), np.uint8)
+    for row, image in enumerate(images):
+        inside = image[: small.shape[1] * side, : small.shape[2] * side]
+        squares = inside.reshape(small.shape[1], side, small.shape[2], side, -1)
+        small[row] = squares.mean(axis=(1, 3), dtype=np.float32).round()
+    return small
+
+
+def colour(images):
+    """Which colours, and roughly where: ``(N, H, W, C)`` uint8 → ``(N, 2560)`` float32 of unit length.
+
+    Histograms of hue, saturation and value in 16 × 4 × 4 bins, of the whole image and of 3 × 3 regions; the roots of
+    their shares, so that the cosine of two codes is Bhattacharyya's coefficient.
+    """
+    codes = np.empty((len(images), 10, 256), np.float32)
+    for row, image in enumerate(images):
+        rgb = np.ascontiguousarray(np.broadcast_to(image, (*image.shape[:2], 3)))
+        hue, saturation, value = np.moveaxis(np.asarray(Image.fromarray(rgb).convert("HSV")).astype(int), -1, 0)
+        codes[row] = _by_region(hue // 16 * 16 + saturation // 64 * 4 + value // 64, 256)
+    return codes.reshape(len(images), -1)
+
+
+def texture(images):
+    """How grey changes around each pixel: ``(N, H, W, C)`` uint8 → ``(N, 2560)`` float32 of unit length.
+
+    Local binary patterns (Ojala, Pietikäinen and Mäenpää 2002): for each pixel eight bits, one for each neighbour that
+    is as light or lighter. Histograms and codes as in :func:`colour`.
+    """
+    codes = np.empty((len(images), 10, 256), np.float32)
+    around = ((0, 0), (0, 1), (0, 2), (1, 2), (2, 2), (2, 1), (2, 0), (1, 0))
+    for row, image in enumerate(images):
+        grey = image.mean(axis=-1)
+        height, width = (length - 2 for length in grey.shape)
+        middle = grey[1:-1, 1:-1]
+        lighter = (grey[y : y + height, x : x + width] >= middle for y, x in around)
+        codes[row] = _by_region(sum(bits.astype(int) << place for place, bits in enumerate(lighter)), 256)
+    return codes.reshape(len(images), -1)
+
+
+def _by_region(bins, count):
+    """The roots of a histogram's shares, for bins ``(H, W)`` int as a whole and by 3 × 3 regions: ``(10, count)``."""
+    regions = [part for band in np.array_split(bins, 3) for part in np.array_split(band, 3, axis=1)]
+    shares = [np.bincount(part.ravel(), minlength=count) / max(1, part.size) for part in (bins, *regions)]
+    return np.sqrt(np.stack(shares) * np.array([[0.5], *[[0.5 / 9]] * 9]))
 
 
 def oriented_gradients(images):

@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from cbir_utils.codes import unit_length
 from cbir_utils.distances import cores, nearest_first
 from cbir_utils.index import Index
+from cbir_utils.methods.descriptors import shrunk
 
 #: Hits of each query that are looked at again.
 CANDIDATES = 50
@@ -97,14 +98,15 @@ def distortion(queries, images, ids, *, warp=None):
 class MatchedSearch:
     """Finds images in two steps: the nearest by code, then those :data:`CANDIDATES` in order of their distortion.
 
-    ``codes`` are the database's ``(N, D)`` float32, ``images`` ``(N, H, W, C)`` uint8. ``suits`` says whether the
-    second step tells near images from far ones; where it does not (photographs, noise), hits stay as the codes have
-    them. A database's own images decide that, without labels: the fifth candidate of the median image must be at less
-    than half the last one's distance. Handwriting has .3 to .4 here, photographs .7, noise .9 (HOG's candidates).
+    ``codes`` are the database's ``(N, D)`` float32; ``images`` ``(N, H, W, C)`` uint8 are compared :func:`shrunk`.
+    ``suits`` says whether the second step tells near images from far ones; where it does not (photographs, noise),
+    hits stay as the codes have them. A database's own images decide that, without labels: the fifth candidate of the
+    median image must be at less than half the last one's distance. Handwriting has .3 to .4 here, photographs .7, noise
+    .9 (HOG's candidates).
     """
 
     def __init__(self, codes, images):
-        self.images, self.index, self.suits = images, Index("cosine").add(codes), True
+        self.images, self.index, self.suits = shrunk(images), Index("cosine").add(codes), True
         some = np.unique(np.linspace(0, len(images) - 1, SAMPLE, dtype=int))
         if len(images) > 1:
             self.suits = contrast(self.search(codes[some], images[some], exclude_self=some)) < CONTRAST
@@ -119,7 +121,7 @@ class MatchedSearch:
         hits = self.index.search(codes, most, exclude_self=exclude_self)
         if not self.suits:
             return hits
-        return nearest_first(distortion(queries, self.images, hits.ids), hits.ids, most)
+        return nearest_first(distortion(shrunk(queries), self.images, hits.ids), hits.ids, most)
 
 
 def blend(hits, queries, codes, weight=4.0):

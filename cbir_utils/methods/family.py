@@ -96,7 +96,7 @@ def _dense_autoencoder(input_shape, widths, code_length, seed, activation="linea
         return keras.initializers.GlorotUniform(seed=next(seeds))
 
     image = keras.Input(input_shape, name="image")
-    x = layers.Flatten()(image)
+    x = layers.Flatten()(shrunk(image))
     for width in widths:
         x = layers.Dense(width, activation="relu", kernel_initializer=initializer())(x)
     code = layers.Dense(code_length, activation=activation, kernel_initializer=initializer())(x)
@@ -106,13 +106,26 @@ def _dense_autoencoder(input_shape, widths, code_length, seed, activation="linea
 
 
 def dense_decoder(input_shape, widths, code_length, initializer):
-    """Dense layers of ``widths`` from the code up to an image in [0, 1]."""
+    """Dense layers of ``widths`` from the code up to an image in [0, 1]; a large one is enlarged from squares."""
     code = keras.Input((code_length,), name="code")
+    grid = shrunk(keras.Input(input_shape)).shape[1:]
     x = code
     for width in widths:
         x = layers.Dense(width, activation="relu", kernel_initializer=initializer())(x)
-    x = layers.Dense(math.prod(input_shape), activation="sigmoid", kernel_initializer=initializer())(x)
-    return keras.Model(code, layers.Reshape(input_shape)(x), name="decoder")
+    x = layers.Dense(math.prod(grid), activation="sigmoid", kernel_initializer=initializer())(x)
+    x = layers.Reshape(grid)(x)
+    if grid != tuple(input_shape):
+        x = layers.Resizing(*input_shape[:2], interpolation="nearest")(x)
+    return keras.Model(code, x, name="decoder")
+
+
+def shrunk(image):
+    """Images ``(N, H, W, C)``, those of 64 pixels a side or more averaged over squares, to about 32.
+
+    Photographs are read larger than the layers here can afford.
+    """
+    side = min(image.shape[1:3]) // 32
+    return layers.AveragePooling2D(side)(image) if side > 1 else image
 
 
 class _Penalty(layers.Layer):

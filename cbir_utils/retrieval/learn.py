@@ -1,13 +1,62 @@
-"""What the best method needs, learned in one call: the steps of notebook 08."""
+"""What the best method needs, learned in one call: the steps of notebook 08, or the words of photographs."""
+
+from functools import partial
 
 import numpy as np
 
 from cbir_utils.methods import steps
+from cbir_utils.methods.descriptors import Projection
 from cbir_utils.methods.distortion import MatchedSearch, blend
 from cbir_utils.methods.manifold import DiffusionMap
+from cbir_utils.methods.words import VisualWords
+from cbir_utils.retrieval.retriever import available_methods
+from cbir_utils.training import encode
 
 #: Neighbours of an image in the graph, and numbers of the map; fewer where the database is small.
 NEIGHBOURS, DIMENSIONS = 5, 47
+
+
+#: Numbers of a photograph's code.
+PHOTO_NUMBERS = 128
+
+
+def learn(run, data, *, seed=0, verbose=True):
+    """Learn from a dataset's images what searches them best, without labels, and keep it; returns the method's name.
+
+    Where the image distortion model suits the images (``MatchedSearch.suits``: handwriting, drawings), it is
+    ``matched``, else ``photo``. What the run has already is kept.
+    """
+    codes = steps.project_both(data, steps.fit_edges(data, seed))[0]
+    method, make = "photo", learn_photo
+    if MatchedSearch(codes, data.database.images).suits:
+        method, make = "matched", partial(learn_fused, verbose=verbose)
+    if method not in available_methods(run):
+        make(run, data, seed=seed)
+    return method
+
+
+def learn_photo(run, data, *, seed=0):
+    """Learn visual words from the database, and the principal directions of its histograms; keep them and the codes."""
+    words = VisualWords.fit(data.database.images, seed=seed)
+    counts = words(data.database.images)
+    directions = Projection.fit(counts, PHOTO_NUMBERS, seed=seed)
+    asked = words(data.queries.images) if data.own_rows is None else counts[data.own_rows]
+    for name, part in {"photo/words.npz": words, "photo/projection.npz": directions}.items():
+        with run.writing(name) as path:
+            part.save(path)
+    run.keep("photo", directions(counts), directions(asked), encoder="photo/words.npz")
+
+
+def keep_pretrained(run, data, model):
+    """Take a Keras model from elsewhere as the encoder, a name or a file, and keep it and its codes."""
+    from cbir_utils.methods.pretrained import pretrained_encoder  # only here: rarely asked for
+
+    encoder = pretrained_encoder(model, data.database.images.shape[1:])
+    with run.writing("pretrained/encoder.keras") as path:
+        encoder.save(path)
+    codes = encode(encoder, data.database.images)
+    asked = encode(encoder, data.queries.images) if data.own_rows is None else codes[data.own_rows]
+    run.keep("pretrained", codes, asked, encoder="pretrained/encoder.keras")
 
 
 def learn_fused(run, data, *, epochs=None, seed=0, verbose=True):

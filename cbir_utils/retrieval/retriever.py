@@ -11,18 +11,21 @@ from typing import NamedTuple
 import numpy as np
 
 from cbir_utils.codes import checked_k
-from cbir_utils.datasets import is_light, load_dataset
+from cbir_utils.datasets import is_light, load_dataset, scale
 from cbir_utils.index import Hits, Index
 from cbir_utils.methods import descriptors
 from cbir_utils.methods.manifold import DiffusionMap, fuse
+from cbir_utils.methods.words import VisualWords
 from cbir_utils.store import ArtifactError
 
 #: What the network's codes beside HOG, and their map, need.
 FUSION = ("taught/encoder.keras", "joint/edges.npz", "manifold/diffusion_map.npz")
 
-#: What each method needs besides its codes, best method first (by mAP on MNIST). A method without a network of its own
-#: uses another's.
+#: What each method needs besides its codes, best method first: what the user named, then what was made for photographs,
+#: then by mAP on MNIST. A method without a network of its own uses another's.
 NEEDS = {
+    "pretrained": ("pretrained/encoder.keras",),
+    "photo": ("photo/words.npz", "photo/projection.npz"),
     "matched": FUSION,
     "fused": FUSION,
     "manifold": FUSION,
@@ -39,6 +42,9 @@ NEEDS = {
     "contractive": ("contractive/encoder.keras",),
     "pixels": (),
 }
+
+#: What every table and page says beside a method that learned outside this repository.
+ELSEWHERE = {"pretrained": "pretrained elsewhere, with labels"}
 
 #: The network that a method's codes come from, for the methods that have one.
 NETWORK = {method: needs[0].split("/")[0] for method, needs in NEEDS.items() if needs and "encoder" in needs[0]}
@@ -98,6 +104,10 @@ def load_encoder(run, method, data):
     if method == "pca":
         directions = descriptors.Projection.load(run.checked_path("pca/projection.npz"))
         return lambda images: directions(descriptors.pixels(images))
+    if method == "photo":
+        words = VisualWords.load(run.checked_path("photo/words.npz"))
+        shares = descriptors.Projection.load(run.checked_path("photo/projection.npz"))
+        return lambda images: shares(words(images))
     if NETWORK[method] == method:
         from cbir_utils.training import encode, load_model  # only here: Keras takes seconds to load
 
@@ -222,7 +232,10 @@ class Retriever:
         Where a method's own codes cannot be decoded, the way leads through those of the network that it builds on;
         ``None`` if there is none.
         """
-        if self.method != "pixels" and self.method not in NETWORK:
+        if self.method == "pixels":
+            share = np.linspace(0, 1, steps, dtype=np.float32)[:, None, None, None]
+            return (1 - share) * scale(first) + share * scale(second)
+        if self.method in ELSEWHERE or self.method not in NETWORK:
             return None
         encode, decode = self._encode_and_decode
         ends = encode(np.stack([first, second]))
@@ -231,8 +244,6 @@ class Retriever:
 
     @cached_property
     def _encode_and_decode(self):
-        if self.method == "pixels":
-            return self.encode, lambda codes: codes.reshape(-1, *self.shape)
         from cbir_utils.training import decode, load_model
 
         network = NETWORK[self.method]

@@ -57,6 +57,9 @@ def _parameters(arguments, where):
     if not chosen:
         raise UsageError(f"--skip leaves none of the notebooks from {arguments.start:02} to {arguments.stop:02}")
     given = dict(notebooks.parse_assignment(text) for text in arguments.parameter)
+    if arguments.encoder:
+        is_file = os.path.exists(arguments.encoder) or arguments.encoder.endswith(".keras")
+        given["encoder"] = os.path.abspath(arguments.encoder) if is_file else arguments.encoder
     for name in where.keys() & given.keys():
         raise UsageError(f"give the {name} as --{name}, not with -p")
     return notebooks.parameters_for(chosen, notebooks.load_profile(arguments.profile), given | where)
@@ -138,6 +141,7 @@ def _finished_run(folder):
 def query(arguments):
     """Print and draw the images nearest to an image file."""
     from cbir_utils.retrieval.library import query_file
+    from cbir_utils.retrieval.retriever import ELSEWHERE
 
     answer = query_file(
         *_finished_run(arguments.results), arguments.image, arguments.k,
@@ -147,7 +151,8 @@ def query(arguments):
         print(json.dumps(answer, indent=2))
         return
     encoder = f"encoder {answer['encoder'][:12]}" if answer["encoder"] else "no encoder"
-    print(f"method {answer['method']}, {answer['metric']} distance, {encoder}, {answer['images']:,} images")
+    method = ELSEWHERE.get(answer["method"], answer["method"])
+    print(f"method {method}, {answer['metric']} distance, {encoder}, {answer['images']:,} images")
     if answer["negative"]:
         print("searched as its negative: the database's background is " + answer["background"])
     for hit in answer["hits"]:
@@ -208,10 +213,11 @@ def parser():
         return added.add_argument
 
     option = command(run, every_run)
-    option("--dataset", default="digits", help="digits, mnist, fashion_mnist, shapes, or a folder (images, IDX files)")
-    option("--size", type=int, metavar="N", help="side of a folder's images in pixels (28; in colour 32)")
+    option("--dataset", default="digits", help="digits, mnist, fashion_mnist, shapes, or a folder")
+    option("--size", type=int, metavar="N", help="side of a folder's images in pixels (28; in colour 128)")
     option("--labels", action="store_true", help="a folder's folders are classes, for the evaluation only")
-    option("--profile", default="workshop", help="workshop: the notebooks' own values; paper: the paper's, for MNIST")
+    option("--encoder", metavar="MODEL", help="for 10: a .keras file, or a Keras application")
+    option("--profile", default="workshop", help="workshop (the notebooks' values) or paper (for MNIST)")
     option("-p", dest="parameter", metavar="NAME=VALUE", action="append", default=[], help="set a notebook's parameter")
     option("--from", dest="start", type=int, default=1, metavar="NN", help="first notebook (01)")
     option("--to", dest="stop", type=int, default=5, metavar="NN", help="last notebook (05)")

@@ -135,7 +135,7 @@ def test_a_folder_is_read_in_order_and_its_rejects_are_named(folder, tmp_path, m
 def test_one_file_in_colour_makes_a_folder_of_colour_if_it_is_looked_at(folder, monkeypatch):
     write(folder / "3" / "z.png", np.full((4, 4, 3), RED))
     images, ids, _ = read_folder(folder)
-    assert images.shape == (4, 32, 32, 3)
+    assert images.shape == (4, 128, 128, 3)
     assert images[ids.index("3/z.png"), 0, 0].tolist() == RED and images[0, 0, 0].tolist() == [10, 10, 10]
     assert read_folder(folder, channels=1).images.shape == (4, 28, 28, 1)
     assert read_folder(folder, size=9).images.shape == (4, 9, 9, 3)

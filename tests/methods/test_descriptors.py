@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from cbir_utils.datasets import load_dataset
-from cbir_utils.methods.descriptors import Projection, oriented_gradients
+from cbir_utils.methods.descriptors import Projection, colour, oriented_gradients, shrunk, texture
 
 
 @pytest.fixture(scope="module")
@@ -69,3 +69,35 @@ def test_a_projection_keeps_the_directions_of_greatest_variance(tmp_path):
     np.testing.assert_array_equal(Projection.load(tmp_path / "projection.npz")(rows), codes)
     few = Projection.fit(np.eye(4, 9, dtype=np.float32), 64)
     assert few(np.zeros((1, 9), np.float32)).shape == (1, 4), "no more directions than rows"
+
+
+def test_shrunk_takes_means_of_squares_and_leaves_small_images_alone():
+    images = np.random.default_rng(0).integers(0, 256, (2, 70, 64, 3), dtype=np.uint8)
+    small = shrunk(images)
+    assert small.shape == (2, 35, 32, 3)
+    assert small[1, 3, 5, 2] == round(images[1, 6:8, 10:12, 2].mean())
+    assert shrunk(images[:, :60]).shape == (2, 60, 64, 3)
+
+
+def test_colour_sees_colours_and_where_they_are():
+    red_left = np.zeros((1, 12, 12, 3), np.uint8)
+    red_left[:, :, :6, 0] = 255
+    red_right, blue_left = red_left[:, :, ::-1], red_left[..., ::-1]
+    left, right, blue = (colour(image)[0] for image in (red_left, red_right, blue_left))
+    assert left @ left == pytest.approx(1, abs=1e-5)
+    assert left @ left > left @ right > left @ blue
+
+
+def test_texture_does_not_care_for_brightness():
+    rng = np.random.default_rng(0)
+    rough = rng.integers(0, 100, (1, 20, 20, 1), dtype=np.uint8)
+    smooth = np.broadcast_to(np.arange(20, dtype=np.uint8)[:, None, None], (1, 20, 20, 1))
+    np.testing.assert_allclose(texture(rough + 100), texture(rough))
+    assert texture(rough)[0] @ texture(rough[:, ::-1])[0] > texture(rough)[0] @ texture(smooth)[0]
+
+
+def test_texture_by_hand():
+    """One pixel inside 3 × 3: of its neighbours 1 2 3 / 8 . 4 / 7 6 5 those from 5 on are as light: 5, 6, 7, 8."""
+    image = np.uint8([[1, 2, 3], [8, 5, 4], [7, 6, 5]])[None, :, :, None]
+    whole = texture(image).reshape(10, 256)[0]
+    assert whole.nonzero()[0].tolist() == [(1 << 4) + (1 << 5) + (1 << 6) + (1 << 7)]
