@@ -1,12 +1,8 @@
 """The explorer's figures: the way to a hit, what matters for it, where it is."""
 
-import base64
-import io
-
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.patheffects import withStroke
-from PIL import Image
 
 from cbir_utils.plots import BLUE, ORANGE, STYLE, latent_map, map_cells, short, show_image
 
@@ -91,10 +87,3 @@ def picture(figure):
     image = np.array(figure.canvas.buffer_rgba())
     plt.close(figure)
     return image
-
-
-def data_url(image):
-    """An image ``(H, W, C)`` uint8 as the text of a ``data:`` URL (PNG), for ``<img src>``."""
-    buffer = io.BytesIO()
-    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(buffer, "PNG", compress_level=1)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

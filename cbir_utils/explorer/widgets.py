@@ -18,8 +18,8 @@ import traitlets
 from cbir_utils.datasets import DatasetError
 from cbir_utils.explorer.answers import Answer, Query, map_codes
 from cbir_utils.explorer.drawing import drawing_to_image
-from cbir_utils.explorer.plots import data_url, picture
-from cbir_utils.folders.files import UnreadableImageError, read_image
+from cbir_utils.explorer.plots import picture
+from cbir_utils.folders.files import UnreadableImageError, data_url, read_image
 from cbir_utils.index import METRICS
 from cbir_utils.methods.corruptions import CORRUPTIONS, corrupt
 from cbir_utils.plots import query_and_hits, short

@@ -3,6 +3,7 @@
 A file that cannot be read is a *reject*: :class:`UnreadableImageError` gives the reason in one sentence.
 """
 
+import base64
 import io
 import logging
 import os
@@ -157,3 +158,10 @@ def _fit(image, height, width):
     image = image if thick == image.size else image.resize(thick)
     # With centering just below a half, an odd pixel goes to the right and to the bottom.
     return np.asarray(ImageOps.pad(image, (width, height), color=colour, centering=(0.4999, 0.4999)))
+
+
+def data_url(image):
+    """An image ``(H, W, C)`` uint8 as the text of a ``data:`` URL (PNG), for ``<img src>``."""
+    buffer = io.BytesIO()
+    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(buffer, "PNG", compress_level=1)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -1,4 +1,4 @@
-"""What the owner of a finished run does with it: search it with a file, and add a folder of images."""
+"""Images that come later: adding them to what a run searches, without training."""
 
 import fcntl
 import json
@@ -7,41 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cbir_utils import plots
-from cbir_utils.folders.files import UnreadableImageError, read_image
 from cbir_utils.folders.folder import read_folder, save_rejects
-from cbir_utils.retrieval.retriever import Retriever, added_batches, available_methods, fit_query, load_encoder
-from cbir_utils.store import atomic_path
-
-
-def query_file(run, data, file, k=5, *, method=None, metric="cosine", picture=None):
-    """Search a run with an image file, and draw the query and its hits.
-
-    ``method`` and ``metric`` are those of :class:`Retriever`; ``picture`` is where the drawing goes, by default into
-    ``queries`` in the run's folder. Returns a dict that JSON can hold; its ``negative`` says whether the image was
-    searched as its negative, and ``background`` that the database's is light or dark.
-
-    Raises UnreadableImageError for a file that is no image, ArtifactError for a method that the run lacks, ValueError
-    for a ``k`` or a picture's format that cannot be.
-    """
-    try:
-        image = read_image(file, data.database.images.shape[1:])
-    except UnreadableImageError as error:
-        raise UnreadableImageError(f"{file}: {error}") from error
-    retriever = Retriever(run, data, method, metric)
-    searched = fit_query(image, data)
-    (distances,), (rows,) = retriever.search(searched[None], k)
-    picture = Path(picture or run.path(f"queries/{Path(file).stem}.png"))
-    plots.use_style()
-    with atomic_path(picture) as partial:
-        plots.query_and_hits(searched, retriever.images[rows], distances).savefig(partial)
-    found = [
-        {"rank": rank, "id": retriever.ids[row], "distance": round(float(distance), 6)}
-        for rank, (row, distance) in enumerate(zip(rows, distances, strict=True), 1)
-    ]
-    how = {"method": retriever.method, "metric": metric, "encoder": retriever.encoder_hash, "images": len(retriever)}
-    ground = {"negative": searched is not image, "background": "light" if data.light else "dark"}
-    return {"query": str(file), **ground, **how, "hits": found, "picture": str(picture)}
+from cbir_utils.retrieval.retriever import added_batches, available_methods, fit_query, load_encoder
 
 
 class Added(NamedTuple):
@@ -71,13 +38,13 @@ def add_folder(run, data, folder):
     return Added(len(added), len(ids) - len(added), len(read.rejects))
 
 
-def add_images(run, data, images, ids):
+def add_images(run, data, images, ids, *, replace=False):
     """Encode images by every method of a run and add them to what is searched; nothing is trained anew.
 
     ``images`` ``(M, H, W, C)`` uint8 have the database's form. Like a query, a grey image on the other ground is added
     as its negative (:func:`fit_query`). ``ids`` are their names. Those that the run has already are passed over, so
-    that adding twice adds once. Returns the names that were added. They are saved as one file, ``added/NNNN.npz``: all
-    of them or none.
+    that adding twice adds once; with ``replace`` the new images take the place of the old ones. Returns the names that
+    were added. They are saved as one file, ``added/NNNN.npz``: all of them or none.
     """
     if images.shape[1:] != data.database.images.shape[1:]:
         raise ValueError(f"images must be of {data.database.images.shape[1:]}, not of {images.shape[1:]}")
@@ -86,7 +53,7 @@ def add_images(run, data, images, ids):
     with open(path, "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # not Run.exclusive: a notebook adds images while its runner holds that
         known = {*(data.ids or ()), *(name for batch in added_batches(run, data) for name in batch["ids"])}
-        new = [row for row, name in enumerate(ids) if name not in known]
+        new = [row for row, name in enumerate(ids) if replace or name not in known]
         if not new:
             return []
         images, ids = np.stack([fit_query(images[row], data) for row in new]), [ids[row] for row in new]
@@ -96,5 +63,6 @@ def add_images(run, data, images, ids):
         codes = {f"codes_{method}": load_encoder(run, method, data)(images) for method in methods}
         number = 1 + max((int(batch.stem) for batch in path.parent.glob("[0-9]*.npz")), default=0)
         with run.writing(f"added/{number:04d}.npz") as partial:
-            np.savez(partial, images=images, ids=np.array(ids), origins=np.array(json.dumps(origins)), **codes)
+            notes = {"origins": np.array(json.dumps(origins)), "replaces": np.array(data.content_hash * replace)}
+            np.savez(partial, images=images, ids=np.array(ids), **notes, **codes)
         return ids

@@ -10,12 +10,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cbir_utils.codes import checked_k
+from cbir_utils.codes import checked_k, unit_length
 from cbir_utils.datasets import is_light, load_dataset, scale
 from cbir_utils.index import Hits, Index
 from cbir_utils.methods import descriptors
 from cbir_utils.methods.manifold import DiffusionMap, fuse
 from cbir_utils.methods.words import VisualWords
+from cbir_utils.retrieval.notes import library
 from cbir_utils.store import ArtifactError
 
 #: What the network's codes beside HOG, and their map, need.
@@ -196,7 +197,11 @@ class Retriever:
             codes = run.load_codes(self.method)[0]
             self.encoder_hash = run.manifest["codes"][self.method]["encoder_hash"]
         ids = data.ids or map(str, range(len(data.database)))
-        self.ids = (*ids, *(str(name) for batch in batches for name in batch["ids"]))
+        ids = (*ids, *(str(name) for batch in batches for name in batch["ids"]))
+        noted, last = library(run), {name: row for row, name in enumerate(ids)}
+        # A changed file was added under its own id: the row before counts no more.
+        self._gone = np.array([row for row, i in enumerate(ids) if last[i] != row or i in noted["gone"]], int)
+        self.ids = tuple(noted["renamed"].get(name, name) for name in ids)
         self.images = _joined([data.database.images, *(batch["images"] for batch in batches)])
         self.codes = _joined([codes, *(self._codes_of(batch) for batch in batches)])
         self._index = Index(metric, encoder_hash=self.encoder_hash).add(self.codes)
@@ -204,7 +209,8 @@ class Retriever:
             self._candidates = self._fusion.search if not batches else self._search_of_all(batches)
 
     def __len__(self):
-        return len(self.ids)
+        """How many images are searched: those removed are not."""
+        return len(self.ids) - len(self._gone)
 
     def search(self, images, k, *, exclude_self=None):
         """The ``k`` nearest database images of each of ``images`` ``(Q, H, W, C)`` uint8: :class:`index.Hits`.
@@ -213,11 +219,30 @@ class Retriever:
         by joint code come first, in order of their distortion and their place on the map (``distortion.blend``); the
         others follow by fused code.
         """
+        k = checked_k(k, len(self), exclude_self is not None)
+        return _without(self._gone, self._search(images, k + len(self._gone), exclude_self), k)
+
+    def search_like(self, images, k, *, unlike=(), exclude=()):
+        """The ``k`` images nearest to the mean code of some images, less half the mean code of others: ``(1, k)`` hits.
+
+        Relevance feedback by Rocchio (1971). ``images`` and ``unlike`` are ``(Q, H, W, C)`` uint8; the rows ``exclude``
+        are no hits.
+        """
+        left_out = np.union1d(self._gone, exclude)
+        k = checked_k(k, len(self.ids) - len(left_out))
+        code = self._mean_code(images) - (self._mean_code(unlike) / 2 if len(unlike) else 0)
+        return _without(left_out, self._index.search(code[None], k + len(left_out)), k)
+
+    def _mean_code(self, images):
+        codes = self.encode(np.stack(images))
+        return (unit_length(codes) if self.metric == "cosine" else codes).mean(axis=0)
+
+    def _search(self, images, k, exclude_self):
         if self.method != "matched":
             return self._index.search(self.encode(images), k, exclude_self=exclude_self)
         from cbir_utils.methods.distortion import blend  # only here: Numba takes a second to load
 
-        k, look = checked_k(k, len(self), exclude_self is not None), self._fusion.look(images)
+        look = self._fusion.look(images)
         hits, length = look.hits, look.mapped.shape[1]
         if exclude_self is not None or self._candidates is not self._fusion.search:
             hits = self._candidates.search(look.joint, images, exclude_self=exclude_self)
@@ -283,7 +308,8 @@ def added_batches(run, data):
             raise ArtifactError(
                 f"{run.path(name)} holds images of {other}, not of {shape}; delete it and add them again"
             )
-        new = [row for row, image_id in enumerate(batch["ids"]) if image_id not in known]
+        changed = str(batch.get("replaces", "")) == data.content_hash  # these stand for the folder's of the same names
+        new = [row for row, image_id in enumerate(batch["ids"]) if changed or image_id not in known]
         if new:
             batches.append({key: array[new] if array.ndim else array for key, array in batch.items()})
     return batches
@@ -301,6 +327,12 @@ def followed(first, later):
     rest = Hits(*(np.take_along_axis(part, order, axis=1) for part in later))
     distances = first.distances[:, -1:] + rest.distances
     return Hits(np.hstack([first.distances, distances]), np.hstack([first.ids, rest.ids]))
+
+
+def _without(rows, hits, k):
+    """The first ``k`` hits of each query that are not among ``rows``."""
+    order = np.argsort(np.isin(hits.ids, rows), axis=1, kind="stable")[:, :k]
+    return Hits(*(np.take_along_axis(part, order, axis=1) for part in hits))
 
 
 def _joined(parts):

@@ -140,12 +140,13 @@ def _finished_run(folder):
 
 def query(arguments):
     """Print and draw the images nearest to an image file."""
-    from cbir_utils.retrieval.library import query_file
+    from cbir_utils.retrieval.query import query_file
     from cbir_utils.retrieval.retriever import ELSEWHERE
 
     answer = query_file(
         *_finished_run(arguments.results), arguments.image, arguments.k,
-        method=arguments.method, metric=arguments.metric, picture=arguments.picture,
+        also=arguments.also, unlike=arguments.unlike, max_distance=arguments.max_distance,
+        method=arguments.method, metric=arguments.metric, picture=arguments.picture, page=arguments.html,
     )  # fmt: skip
     if arguments.json:
         print(json.dumps(answer, indent=2))
@@ -157,7 +158,11 @@ def query(arguments):
         print("searched as its negative: the database's background is " + answer["background"])
     for hit in answer["hits"]:
         print(f"{hit['rank']:>4}  {hit['distance']:.4f}  {hit['id']}")
-    print(f"picture: {os.path.relpath(answer['picture'])}")
+    if not answer["hits"]:
+        print("nothing alike: no image is that near")
+    for what, path in (("picture", answer["picture"]), ("page", arguments.html)):
+        if path:
+            print(f"{what}: {os.path.relpath(path)}")
 
 
 def add(arguments):
@@ -167,6 +172,25 @@ def add(arguments):
     added, known, rejects = add_folder(*_finished_run(arguments.results), arguments.folder)
     rejected = f", {rejects:,} files rejected (rejects_added.csv)" if rejects else ""
     print(f"{added:,} images added, {known:,} there already{rejected}")
+
+
+def sync(arguments):
+    """Bring a run up to date with its folder: what is new, changed, renamed or gone; nothing is trained."""
+    from cbir_utils.retrieval.sync import sync as follow
+
+    done = follow(*_finished_run(arguments.results))
+    rejected = f", {done.rejects:,} files rejected (rejects_added.csv)" if done.rejects else ""
+    print(f"{done.added:,} images added, {done.renamed:,} renamed, {done.gone:,} gone{rejected}")
+    if done.much:
+        print("much has changed since the run learned; to learn anew, run the notebooks again")
+
+
+def remove(arguments):
+    """Take images out of what a run searches; their files stay."""
+    from cbir_utils.retrieval.sync import remove as take_out
+
+    take_out(*_finished_run(arguments.results), arguments.ids)
+    print(f"{len(arguments.ids):,} images removed")
 
 
 def report(arguments):
@@ -196,6 +220,14 @@ def measure(arguments):
 
 
 # -- the grammar ----------------------------------------------------------------------------------------------------
+
+
+def _limit(text):
+    """A distance, or ``"auto"``."""
+    try:
+        return text if text == "auto" else float(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor auto") from error
 
 
 def parser():
@@ -229,14 +261,22 @@ def parser():
     command(workshop, every_run)
 
     option = command(query, one_run)
-    option("image", metavar="IMAGE", help="a PNG, JPEG, GIF, BMP, TIFF or WebP file")
+    option("image", metavar="IMAGE", help="an image file, or an id of the run")
+    option("--and", dest="also", metavar="IMAGE", action="append", default=[], help="another example")
+    option("--not", dest="unlike", metavar="IMAGE", action="append", default=[], help="not like this one")
+    option("--max-distance", type=_limit, metavar="D", help="leave out farther ones; auto")
+    option("--html", metavar="FILE", help="write a page with the original pictures")
     option("-k", type=int, default=5, help="how many (5)")
     option("--method", help="by which codes (the best that the run has)")
-    option("--metric", default="cosine", choices=("cosine", "euclidean", "manhattan"), help="distance (cosine)")
+    option("--metric", default="cosine", choices=("cosine", "euclidean", "manhattan"), metavar="NAME",
+           help="cosine (the default), euclidean or manhattan")  # fmt: skip
     option("--json", action="store_true", help="print JSON")
-    option("--picture", metavar="PNG", help="where the picture goes (queries/ in the run's folder)")
+    option("--picture", metavar="PNG", help="where the picture goes (queries/)")
     option = command(add, one_run)
     option("folder", metavar="FOLDER")
+    command(sync, one_run)
+    option = command(remove, one_run)
+    option("ids", metavar="ID", nargs="+", help="as a query prints them")
     command(report, one_run)
     option = command(measure, one_run)
     option("experiment", choices=("collapse", "guided", "machines"), help="by seed; by retrieval; on other threads")

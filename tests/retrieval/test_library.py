@@ -1,6 +1,5 @@
-"""A finished run in its owner's hands: searched with a file, and images added later."""
+"""Images added to a finished run later."""
 
-import json
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -8,8 +7,8 @@ import pytest
 from PIL import Image
 
 from cbir_utils.datasets import load_dataset
-from cbir_utils.folders.files import UnreadableImageError
-from cbir_utils.retrieval.library import Added, add_folder, add_images, query_file
+from cbir_utils.retrieval.library import Added, add_folder, add_images
+from cbir_utils.retrieval.query import query_file
 from cbir_utils.retrieval.retriever import Retriever
 from cbir_utils.run import Run
 from cbir_utils.store import ArtifactError
@@ -42,31 +41,6 @@ def folder_run(folder, results):
 @pytest.fixture
 def pictures(tmp_path):
     return folder_run(write(tmp_path / "pictures", ink(0, 12)), tmp_path / "results")
-
-
-# -- searching with a file ------------------------------------------------------------------------------------------
-
-
-def test_a_file_is_searched_and_its_hits_are_drawn(pictures, tmp_path):
-    answer = query_file(*pictures, tmp_path / "pictures" / "7.png", 3)
-    assert answer == json.loads(json.dumps(answer))
-    assert answer["hits"][0] == {"rank": 1, "id": "7.png", "distance": 0.0} and len(answer["hits"]) == 3
-    assert (answer["method"], answer["metric"], answer["encoder"], answer["images"]) == ("pixels", "cosine", None, 12)
-    assert not answer["negative"] and answer["background"] == "dark"
-    assert answer["picture"] == str(pictures[0].path("queries/7.png"))
-    assert pictures[0].path("queries/7.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_what_cannot_be_searched_is_named(pictures, tmp_path):
-    image = tmp_path / "pictures" / "0.png"
-    for error, message, arguments in (
-        (UnreadableImageError, "nothing.png: there is no such file", {"file": "nothing.png"}),
-        (ValueError, "k is 13, but the index holds only 12 rows", {"k": 13}),
-        (ArtifactError, "make it anew with", {"method": "fused"}),
-        (ValueError, "Format 'xyz' is not supported", {"picture": tmp_path / "hits.xyz"}),
-    ):
-        with pytest.raises(error, match=message):
-            query_file(*pictures, **{"file": image, **arguments})
 
 
 # -- images added later ---------------------------------------------------------------------------------------------
@@ -113,7 +87,7 @@ def test_a_scan_on_the_other_ground_is_found_by_its_own_file(pictures, tmp_path)
     for number in range(3):
         answer = query_file(*pictures, scans / f"{number}.png", 1)
         assert answer["negative"]
-        assert answer["hits"] == [{"rank": 1, "id": f"scans/{number}.png", "distance": 0.0}]
+        assert answer["hits"] == [{"rank": 1, "id": f"scans/{number}.png", "distance": 0.0, "path": None}]
 
 
 def test_images_added_to_one_folder_are_never_found_in_another_of_the_same_name(tmp_path):

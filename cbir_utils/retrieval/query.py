@@ -1,0 +1,123 @@
+"""Searching a finished run with image files: one or several, with a limit, as a list, a picture or a page."""
+
+from pathlib import Path
+
+import numpy as np
+from jinja2 import Environment, PackageLoader
+from PIL import Image, ImageOps
+
+from cbir_utils import plots
+from cbir_utils.folders.files import UnreadableImageError, data_url, read_image
+from cbir_utils.retrieval.retriever import Retriever, fit_query
+from cbir_utils.store import atomic_path
+
+#: The share of database images whose nearest other is within the limit that ``max_distance="auto"`` means.
+ALIKE = 0.99
+
+
+def query_file(
+    run,
+    data,
+    file,
+    k=5,
+    *,
+    also=(),
+    unlike=(),
+    max_distance=None,
+    method=None,
+    metric="cosine",
+    picture=None,
+    page=None,
+):
+    """Search a run with an image file, or with one of its own images, and draw the query and its hits.
+
+    Parameters
+    ----------
+    run, data, method, metric : Run, Dataset, str, str
+        As for :class:`Retriever`.
+    file : str or Path
+        An image file; or the id of an image of the run, which is not among its own hits.
+    k : int
+        How many hits, at most as many as images are searched.
+    also, unlike : sequences of str or Path
+        More examples of what is wanted, and of what is not (``Retriever.search_like``).
+    max_distance : float or "auto", optional
+        Hits farther than this are left out, maybe all. ``"auto"`` is the distance within which 99 of 100 images of the
+        database have another.
+    picture, page : str or Path, optional
+        Where the drawing goes, by default into ``queries`` in the run's folder; where a page of the hits goes, with
+        the original pictures.
+
+    Returns a dict that JSON can hold; its ``negative`` says whether the image was searched as its negative, and
+    ``background`` that the database's is light or dark. Raises UnreadableImageError for a file that is no image,
+    ArtifactError for a method that the run lacks, ValueError for a ``k`` or a picture's format that cannot be.
+    """
+    retriever = Retriever(run, data, method, metric)
+    (image, own), *others = (_example(retriever, name) for name in (file, *also))
+    unlike = [_example(retriever, name) for name in unlike]
+    searched = fit_query(image, data)
+    if others or unlike:
+        liked, unliked = ([fit_query(other, data) for other, _ in group] for group in ([(image, own), *others], unlike))
+        exclude = [row for _, row in [(image, own), *others, *unlike] if row is not None]
+        (distances,), (rows,) = retriever.search_like(liked, k, unlike=unliked, exclude=exclude)
+    else:
+        (distances,), (rows,) = retriever.search(searched[None], k, exclude_self=None if own is None else [own])
+    if max_distance is not None:
+        limit = usual_distance(retriever) if max_distance == "auto" else float(max_distance)
+        near = distances <= limit
+        distances, rows = distances[near], rows[near]
+    found = [
+        {"rank": rank, "id": name, "distance": round(float(distance), 6), "path": path_of(run, name)}
+        for rank, (name, distance) in enumerate(zip((retriever.ids[row] for row in rows), distances, strict=True), 1)
+    ]
+    drawn = None
+    if len(rows):
+        drawn = Path(picture or run.path(f"queries/{Path(file).stem}.png"))
+        plots.use_style()
+        with atomic_path(drawn) as partial:
+            plots.query_and_hits(searched, retriever.images[rows], distances).savefig(partial)
+    how = {"method": retriever.method, "metric": metric, "encoder": retriever.encoder_hash, "images": len(retriever)}
+    ground = {"negative": searched is not image, "background": "light" if data.light else "dark"}
+    answer = {"query": str(file), **ground, **how, "hits": found, "picture": drawn and str(drawn)}
+    if page:
+        write_gallery(page, answer, searched, retriever.images[rows])
+    return answer
+
+
+def _example(retriever, name):
+    """The image of a file, or of an id of the run; and the row of the latter, else ``None``."""
+    if str(name) in retriever.ids and not Path(name).exists():
+        row = retriever.ids.index(str(name))
+        return np.asarray(retriever.images[row]), row
+    try:
+        return read_image(name, retriever.shape), None
+    except UnreadableImageError as error:
+        raise UnreadableImageError(f"{name}: {error}") from error
+
+
+def usual_distance(retriever, sample=300):
+    """The distance within which :data:`ALIKE` of the images have another, from some of them, evenly spread."""
+    rows = np.unique(np.linspace(0, len(retriever.images) - 1, sample).astype(int))
+    nearest = retriever.search(np.stack([retriever.images[row] for row in rows]), 1, exclude_self=rows).distances
+    return float(np.quantile(nearest, ALIKE))
+
+
+def path_of(run, name):
+    """Where the file of an id lies, as a text; ``None`` if it is not in the folder that the run was made from."""
+    path = Path(run.manifest.get("source", "")) / name
+    return str(path) if path.is_absolute() and path.is_file() else None
+
+
+def write_gallery(page, answer, query, images):
+    """A page that holds the query and its hits, each with a link to its file; it needs no other file."""
+    shown = [dict(hit, src=data_url(image)) for hit, image in zip(answer["hits"], images, strict=True)]
+    for hit in shown:
+        if hit["path"]:
+            with Image.open(hit["path"]) as original:
+                small = ImageOps.exif_transpose(original).convert("RGB")
+                small.thumbnail((320, 320))
+                hit |= {"src": data_url(np.asarray(small)), "href": Path(hit["path"]).as_uri()}
+    pages = Environment(loader=PackageLoader("cbir_utils.retrieval", ""), autoescape=True)
+    text = pages.get_template("gallery.html.j2").render(answer=answer, query=data_url(query), hits=shown)
+    with atomic_path(page) as partial:
+        partial.write_text(text, encoding="utf-8")
