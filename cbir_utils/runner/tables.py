@@ -21,7 +21,7 @@ SUMMARY = {
     "convolutional": "the paper's network",
     "denoising": "the best other autoencoder (denoising)",
     "hog": "HOG, a descriptor without training",
-    "hog, mapped": "HOG, looked at twice, and a map: no network",
+    "hog, matched": "HOG, looked at twice, and a map: no network",
     "matched": "**a network that learned from that map, looked at twice**",
 }
 
