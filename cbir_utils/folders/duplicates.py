@@ -1,6 +1,8 @@
 """Images that are there twice, or nearly so."""
 
 import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from cbir_utils.index import Index
 
@@ -31,3 +33,15 @@ def near_duplicates(codes):
     distances = hits.distances[row, place][first]
     order = np.argsort(distances, kind="stable")
     return pairs[order], distances[order], limit
+
+
+def groups_of(pairs):
+    """The groups that pairs ``(P, 2)`` of rows make, each a list of rows, in order; no row is in two.
+
+    >>> groups_of(np.array([[4, 7], [0, 2], [2, 3]]))
+    [[0, 2, 3], [4, 7]]
+    """
+    rows, ends = np.unique(pairs, return_inverse=True)
+    ends = ends.reshape(-1, 2)
+    _, group = connected_components(coo_array((np.ones(len(ends)), ends.T), shape=(len(rows), len(rows))))
+    return sorted(rows[group == number].tolist() for number in np.unique(group))

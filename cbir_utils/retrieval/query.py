@@ -1,5 +1,7 @@
 """Searching a finished run with image files: one or several, with a limit, as a list, a picture or a page."""
 
+import os
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +9,7 @@ from jinja2 import Environment, PackageLoader
 from PIL import Image, ImageOps
 
 from cbir_utils import plots
+from cbir_utils.folders.duplicates import groups_of, near_duplicates
 from cbir_utils.folders.files import UnreadableImageError, data_url, read_image
 from cbir_utils.retrieval.retriever import Retriever, fit_query
 from cbir_utils.store import atomic_path
@@ -108,16 +111,46 @@ def path_of(run, name):
     return str(path) if path.is_absolute() and path.is_file() else None
 
 
+def duplicates(run, data, page=None):
+    """Groups of near-duplicates in what a run searches, by pixels (``folders.duplicates``): ``[[{id, path, bytes}]]``.
+
+    The largest file of a group comes first. ``page`` is where a page to review them goes. Nothing is deleted.
+    """
+    retriever = Retriever(run, data, "pixels", "euclidean")
+    rows = np.setdiff1d(np.arange(len(retriever.ids)), retriever.gone)
+    pairs, *_ = near_duplicates(retriever.codes[rows])
+    groups = []
+    for group in groups_of(rows[pairs]) if len(pairs) else []:
+        files = [{"id": retriever.ids[row], "path": path_of(run, retriever.ids[row]), "row": row} for row in group]
+        files = [file | {"bytes": os.path.getsize(file["path"]) if file["path"] else None} for file in files]
+        groups.append(sorted(files, key=lambda file: -(file["bytes"] or 0)))
+    if page:
+        shown = [[_shown(file, retriever.images[file["row"]]) for file in group] for group in groups]
+        _write_page(page, title=f"{len(groups)} groups of near-duplicates", groups=shown)
+    return [[{name: file[name] for name in ("id", "path", "bytes")} for file in group] for group in groups]
+
+
 def write_gallery(page, answer, query, images):
     """A page that holds the query and its hits, each with a link to its file; it needs no other file."""
-    shown = [dict(hit, src=data_url(image)) for hit, image in zip(answer["hits"], images, strict=True)]
-    for hit in shown:
-        if hit["path"]:
-            with Image.open(hit["path"]) as original:
-                small = ImageOps.exif_transpose(original).convert("RGB")
-                small.thumbnail((320, 320))
-                hit |= {"src": data_url(np.asarray(small)), "href": Path(hit["path"]).as_uri()}
+    hits = [_shown(hit, image) for hit, image in zip(answer["hits"], images, strict=True)]
+    captions = [f"{hit['rank']}: {hit['id']} ({hit['distance']})" for hit in answer["hits"]]
+    hits = [hit | {"caption": caption} for hit, caption in zip(hits, captions, strict=True)]
+    title = f"{len(hits)} images like {answer['query']}, by {answer['method']}"
+    _write_page(page, title=title, groups=[[{"src": data_url(query), "caption": "query"}, *hits]])
+
+
+def _shown(hit, image):
+    """What a page shows of an image of the run: a small copy of its file where there is one, else its pixels here."""
+    shown = {"caption": hit["id"] + (f", {hit['bytes']:,} bytes" if hit.get("bytes") else ""), "src": data_url(image)}
+    if hit["path"]:
+        with suppress(OSError), Image.open(hit["path"]) as original:  # a file that vanished meanwhile
+            small = ImageOps.exif_transpose(original).convert("RGB")
+            small.thumbnail((320, 320))
+            shown |= {"src": data_url(np.asarray(small)), "href": Path(hit["path"]).as_uri()}
+    return shown
+
+
+def _write_page(page, **facts):
     pages = Environment(loader=PackageLoader("cbir_utils.retrieval", ""), autoescape=True)
-    text = pages.get_template("gallery.html.j2").render(answer=answer, query=data_url(query), hits=shown)
     with atomic_path(page) as partial:
-        partial.write_text(text, encoding="utf-8")
+        partial.write_text(pages.get_template("gallery.html.j2").render(**facts), encoding="utf-8")

@@ -176,8 +176,8 @@ class Retriever:
     method's files, or was made from other data.
 
     ``images`` are ``(N, H, W, C)`` uint8: the database, then what was added later. ``ids`` are their names: relative
-    paths for a folder of images, row numbers otherwise. ``codes`` are ``(N, D)`` float32. ``encoder_hash`` is the
-    SHA-256 of the encoder's file, ``None`` where nothing was trained.
+    paths for a folder of images, row numbers otherwise; the rows ``gone`` are never found. ``codes`` are ``(N, D)``
+    float32. ``encoder_hash`` is the SHA-256 of the encoder's file, ``None`` where nothing was trained.
     """
 
     def __init__(self, run, data, method=None, metric="cosine"):
@@ -200,7 +200,7 @@ class Retriever:
         ids = (*ids, *(str(name) for batch in batches for name in batch["ids"]))
         noted, last = library(run), {name: row for row, name in enumerate(ids)}
         # A changed file was added under its own id: the row before counts no more.
-        self._gone = np.array([row for row, i in enumerate(ids) if last[i] != row or i in noted["gone"]], int)
+        self.gone = np.array([row for row, i in enumerate(ids) if last[i] != row or i in noted["gone"]], int)
         self.ids = tuple(noted["renamed"].get(name, name) for name in ids)
         self.images = _joined([data.database.images, *(batch["images"] for batch in batches)])
         self.codes = _joined([codes, *(self._codes_of(batch) for batch in batches)])
@@ -210,7 +210,7 @@ class Retriever:
 
     def __len__(self):
         """How many images are searched: those removed are not."""
-        return len(self.ids) - len(self._gone)
+        return len(self.ids) - len(self.gone)
 
     def search(self, images, k, *, exclude_self=None):
         """The ``k`` nearest database images of each of ``images`` ``(Q, H, W, C)`` uint8: :class:`index.Hits`.
@@ -220,7 +220,7 @@ class Retriever:
         others follow by fused code.
         """
         k = checked_k(k, len(self), exclude_self is not None)
-        return _without(self._gone, self._search(images, k + len(self._gone), exclude_self), k)
+        return _without(self.gone, self._search(images, k + len(self.gone), exclude_self), k)
 
     def search_like(self, images, k, *, unlike=(), exclude=()):
         """The ``k`` images nearest to the mean code of some images, less half the mean code of others: ``(1, k)`` hits.
@@ -228,7 +228,7 @@ class Retriever:
         Relevance feedback by Rocchio (1971). ``images`` and ``unlike`` are ``(Q, H, W, C)`` uint8; the rows ``exclude``
         are no hits.
         """
-        left_out = np.union1d(self._gone, exclude)
+        left_out = np.union1d(self.gone, exclude)
         k = checked_k(k, len(self.ids) - len(left_out))
         code = self._mean_code(images) - (self._mean_code(unlike) / 2 if len(unlike) else 0)
         return _without(left_out, self._index.search(code[None], k + len(left_out)), k)

@@ -174,6 +174,16 @@ def add(arguments):
     print(f"{added:,} images added, {known:,} there already{rejected}")
 
 
+def duplicates(arguments):
+    """List groups of near-duplicates, the largest file first; nothing is deleted."""
+    from cbir_utils.retrieval.query import duplicates as find
+
+    groups = find(*_finished_run(arguments.results), page=arguments.html)
+    print(f"{len(groups):,} groups of near-duplicates")
+    for group in groups:
+        print("  " + ", ".join(file["id"] for file in group))
+
+
 def sync(arguments):
     """Bring a run up to date with its folder: what is new, changed, renamed or gone; nothing is trained."""
     from cbir_utils.retrieval.sync import sync as follow
@@ -222,6 +232,21 @@ def measure(arguments):
 # -- the grammar ----------------------------------------------------------------------------------------------------
 
 
+def _query_options(option):
+    """The options of ``query``; ``option`` adds one."""
+    option("image", metavar="IMAGE", help="an image file, or an id of the run")
+    option("--and", dest="also", metavar="IMAGE", action="append", default=[], help="another example")
+    option("--not", dest="unlike", metavar="IMAGE", action="append", default=[], help="not like this one")
+    option("--max-distance", type=_limit, metavar="D", help="leave out farther ones; auto")
+    option("--html", metavar="FILE", help="write a page with the original pictures")
+    option("-k", type=int, default=5, help="how many (5)")
+    option("--method", help="by which codes (the best that the run has)")
+    option("--metric", default="cosine", choices=("cosine", "euclidean", "manhattan"), metavar="NAME",
+           help="cosine (the default), euclidean or manhattan")  # fmt: skip
+    option("--json", action="store_true", help="print JSON")
+    option("--picture", metavar="PNG", help="where the picture goes (queries/)")
+
+
 def _limit(text):
     """A distance, or ``"auto"``."""
     try:
@@ -260,20 +285,11 @@ def parser():
     command(results, every_run)
     command(workshop, every_run)
 
-    option = command(query, one_run)
-    option("image", metavar="IMAGE", help="an image file, or an id of the run")
-    option("--and", dest="also", metavar="IMAGE", action="append", default=[], help="another example")
-    option("--not", dest="unlike", metavar="IMAGE", action="append", default=[], help="not like this one")
-    option("--max-distance", type=_limit, metavar="D", help="leave out farther ones; auto")
-    option("--html", metavar="FILE", help="write a page with the original pictures")
-    option("-k", type=int, default=5, help="how many (5)")
-    option("--method", help="by which codes (the best that the run has)")
-    option("--metric", default="cosine", choices=("cosine", "euclidean", "manhattan"), metavar="NAME",
-           help="cosine (the default), euclidean or manhattan")  # fmt: skip
-    option("--json", action="store_true", help="print JSON")
-    option("--picture", metavar="PNG", help="where the picture goes (queries/)")
+    _query_options(command(query, one_run))
     option = command(add, one_run)
     option("folder", metavar="FOLDER")
+    option = command(duplicates, one_run)
+    option("--html", metavar="FILE", help="write a page to review them")
     command(sync, one_run)
     option = command(remove, one_run)
     option("ids", metavar="ID", nargs="+", help="as a query prints them")

@@ -8,7 +8,7 @@ from PIL import Image
 
 from cbir_utils.datasets import load_dataset
 from cbir_utils.folders.files import UnreadableImageError
-from cbir_utils.retrieval.query import query_file, usual_distance
+from cbir_utils.retrieval.query import duplicates, query_file, usual_distance
 from cbir_utils.retrieval.retriever import Retriever
 from cbir_utils.run import Run
 from cbir_utils.store import ArtifactError
@@ -94,3 +94,20 @@ def test_a_page_holds_the_original_pictures_and_no_markup_of_a_name(pictures, tm
     page = (tmp_path / "page.html").read_text()
     assert "a<b>" not in page and "a&lt;b&gt;&amp;" in page
     assert page.count("data:image/png;base64,") == 4 and (tmp_path / "pictures" / "0.png").as_uri() in page
+
+
+def test_duplicates_come_in_groups_with_the_largest_file_first(tmp_path):
+    folder = tmp_path / "album"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(30):
+        Image.fromarray(rng.integers(0, 100, (28, 28), dtype=np.uint8)).save(folder / f"{number:02}.png")
+    with Image.open(folder / "03.png") as image:
+        image.save(folder / "copy.bmp")
+        image.save(folder / "copy.tif")
+    data, run = load_dataset(folder), Run("album", tmp_path / "results")
+    run.belongs_to(folder, data.content_hash)
+    (group,) = duplicates(run, data, tmp_path / "page.html")
+    assert {file["id"] for file in group} == {"03.png", "copy.bmp", "copy.tif"}
+    assert [file["bytes"] for file in group] == sorted((file["bytes"] for file in group), reverse=True)
+    assert (tmp_path / "page.html").read_text().count("data:image/png;base64,") == 3

@@ -130,6 +130,20 @@ def test_another_folder_of_the_same_name_is_refused(run, photos, kept, capsys, t
     assert "is what a run keeps of a folder of images; give the folder itself" in capsys.readouterr().err
 
 
+def test_a_run_follows_its_folder(command, finished, capsys, tmp_path):
+    run, folder = finished
+    assert command("duplicates", "--html", tmp_path / "page.html") == 0
+    assert capsys.readouterr().out == "0 groups of near-duplicates\n" and (tmp_path / "page.html").exists()
+    assert command("remove", "01.png") == 0 and capsys.readouterr().out == "1 images removed\n"
+    Image.new("L", (28, 28), 50).save(folder / "later.png")
+    (folder / "02.png").unlink()
+    for counts in ("1 images added, 0 renamed, 1 gone\n", "0 images added, 0 renamed, 0 gone\n"):
+        assert command("sync") == 0
+        assert capsys.readouterr().out == counts
+    assert command("query", "00.png", "--max-distance", "0") == 0
+    assert "nothing alike" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     "words, message",
     [
