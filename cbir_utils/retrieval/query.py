@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 from cbir_utils import plots
 from cbir_utils.folders.duplicates import groups_of, near_duplicates
 from cbir_utils.folders.files import UnreadableImageError, data_url, read_image
-from cbir_utils.retrieval.retriever import Retriever, fit_query
+from cbir_utils.retrieval.retriever import ELSEWHERE, Retriever, fit_query
 from cbir_utils.store import atomic_path
 
 #: The share of database images whose nearest other is within the limit that ``max_distance="auto"`` means.
@@ -135,7 +135,7 @@ def write_gallery(page, answer, query, images):
     hits = [_shown(hit, image) for hit, image in zip(answer["hits"], images, strict=True)]
     captions = [f"{hit['rank']}: {hit['id']} ({hit['distance']})" for hit in answer["hits"]]
     hits = [hit | {"caption": caption} for hit, caption in zip(hits, captions, strict=True)]
-    title = f"{len(hits)} images like {answer['query']}, by {answer['method']}"
+    title = f"{len(hits)} images like {answer['query']}, by {ELSEWHERE.get(answer['method'], answer['method'])}"
     _write_page(page, title=title, groups=[[{"src": data_url(query), "caption": "query"}, *hits]])
 
 
