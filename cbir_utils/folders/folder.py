@@ -80,8 +80,7 @@ def _why_not_opened(path, root):
 def read_folder(folder, *, size=None, channels=None, path=None):
     """Read all images in a folder and its subfolders (:func:`list_files`), each fitted to a square by ``read_image``.
 
-    ``size`` is the side of the squares, by default 28 for grey and 128 for
-    colour. ``channels`` is 1 for grey, 3 for
+    ``size`` is the side of the squares, by default 28 for grey and 128 for colour. ``channels`` is 1 for grey, 3 for
     colour: by default 3 if one of up to 200 files, evenly spread over the sorted list, is in colour. It is if at 32×32
     the channels of more than 1 % of its pixels lie more than 16 levels apart; so neither the noise of a grey JPEG nor
     a speck counts. ``path`` is a ``.npy`` file to write the images to, one by one; they come back memory-mapped,

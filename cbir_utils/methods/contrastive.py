@@ -8,7 +8,7 @@ import numpy as np
 from cbir_utils.codes import unit_length
 from cbir_utils.datasets import scale
 from cbir_utils.index import Index
-from cbir_utils.methods.family import dense_decoder, shrunk
+from cbir_utils.methods.family import dense_decoder, pooled
 from cbir_utils.methods.views import Augmentation
 from cbir_utils.models import Autoencoder, keras
 from cbir_utils.training import REMEDY, check_images, encode, progress, train_epoch
@@ -31,7 +31,7 @@ def build_contrastive(input_shape=(28, 28, 1), *, code_length=64, seed=0):
         return keras.initializers.HeNormal(seed=next(seeds))
 
     image = keras.Input(input_shape, name="image")
-    x = shrunk(image)
+    x = pooled(image)
     x = layers.Conv2D(24, 5, strides=2, padding="same", activation="relu", kernel_initializer=initializer())(x)
     for filters in (64, 128):
         x = layers.Conv2D(filters, 3, strides=2, padding="same", use_bias=False, kernel_initializer=initializer())(x)

@@ -96,7 +96,7 @@ def _dense_autoencoder(input_shape, widths, code_length, seed, activation="linea
         return keras.initializers.GlorotUniform(seed=next(seeds))
 
     image = keras.Input(input_shape, name="image")
-    x = layers.Flatten()(shrunk(image))
+    x = layers.Flatten()(pooled(image))
     for width in widths:
         x = layers.Dense(width, activation="relu", kernel_initializer=initializer())(x)
     code = layers.Dense(code_length, activation=activation, kernel_initializer=initializer())(x)
@@ -108,7 +108,7 @@ def _dense_autoencoder(input_shape, widths, code_length, seed, activation="linea
 def dense_decoder(input_shape, widths, code_length, initializer):
     """Dense layers of ``widths`` from the code up to an image in [0, 1]; a large one is enlarged from squares."""
     code = keras.Input((code_length,), name="code")
-    grid = shrunk(keras.Input(input_shape)).shape[1:]
+    grid = pooled(keras.Input(input_shape)).shape[1:]
     x = code
     for width in widths:
         x = layers.Dense(width, activation="relu", kernel_initializer=initializer())(x)
@@ -119,7 +119,7 @@ def dense_decoder(input_shape, widths, code_length, initializer):
     return keras.Model(code, x, name="decoder")
 
 
-def shrunk(image):
+def pooled(image):
     """Images ``(N, H, W, C)``, those of 64 pixels a side or more averaged over squares, to about 32.
 
     Photographs are read larger than the layers here can afford.
