@@ -12,13 +12,16 @@ import warnings
 from contextlib import nullcontext, suppress
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageCms, ImageOps
 
 #: The formats read, by Pillow's names, and how their files begin (WebP's begin with RIFF and a length).
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP")
 BEGINNINGS = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*")
-#: Larger images are refused before their pixels are decoded: a small file can promise terabytes.
+#: Larger images are refused before their pixels are decoded: a small file can promise terabytes. A JPEG's pixels are
+#: counted as they are decoded: at a half, a quarter or an eighth where it is large.
 MAX_PIXELS = 50_000_000
+#: No side may be longer: a line of millions of pixels is no picture, and takes long to scale.
+MAX_SIDE = 65_535
 #: Images with more pixels than this are decoded one at a time, so that many threads need little memory.
 LARGE = 4_000_000
 REFUSED = {
@@ -26,11 +29,14 @@ REFUSED = {
     "F": "its pixels are floats, and no value is agreed to be white; save it with 8 or 16 bits",
 }
 TOO_LARGE = f"more than {MAX_PIXELS:,} pixels"
+TOO_LONG = f"a side of more than {MAX_SIDE:,} pixels"
 REASONS = {
     FileNotFoundError: "there is no such file",
     MemoryError: "not enough memory to read it",
     Image.DecompressionBombError: TOO_LARGE,
 }
+
+SRGB = ImageCms.createProfile("sRGB")
 
 _one_large_at_a_time = threading.Lock()
 logging.getLogger("PIL").addHandler(logging.NullHandler())  # else Python prints what Pillow logs about bad files
@@ -43,7 +49,8 @@ class UnreadableImageError(ValueError):
 def read_image(file, shape):
     """Read an image file into an array of the shape asked for.
 
-    The first frame is read and turned as its EXIF orientation says. Transparent parts become white. The image is
+    The first frame is read and turned as its EXIF orientation says. Transparent parts become white. Colours are brought
+    to sRGB by the file's colour profile. The image is
     scaled by bicubic interpolation until its longer side fits, and stands in the middle; the rest gets the median
     colour of its outermost pixels. Grey is the luma of ITU-R 601. White is 65,535 in grey of 16 bits and 4,095 in grey
     of 12 bits; of colours with 16 bits the higher 8 count. The range of 32-bit integers is the smallest of 0–1, 0–255
@@ -65,15 +72,24 @@ def image_or_reason(file, shape):
     height, width, channels = shape
     if height < 1 or width < 1 or channels not in (1, 3):
         raise ValueError(f"shape must be (H, W, 1) or (H, W, 3), not {tuple(shape)}")
+
+    def fit(image):
+        return _fit(image.convert("L" if channels == 1 else "RGB"), height, width).reshape(shape)
+
+    return _result_or_reason(file, (height, width), fit)
+
+
+def _result_or_reason(file, size, finish):
+    """What :func:`_decode` returns, or the reason, a text, why it returns nothing."""
     try:
         if isinstance(file, bytes):
-            return _decode(io.BytesIO(file), shape)
+            return _decode(io.BytesIO(file), size, finish)
         if hasattr(file, "read"):
-            return _decode(file, shape)
+            return _decode(file, size, finish)
         if os.path.exists(file) and not os.path.isfile(file):  # to open a pipe would wait for ever
             return "not a file"
         with open(file, "rb") as stream:
-            return _decode(stream, shape)
+            return _decode(stream, size, finish)
     except UnreadableImageError as error:
         return str(error)
     except Exception as error:  # of Pillow's decoders: OSError, SyntaxError, struct.error, zlib.error and more
@@ -81,18 +97,36 @@ def image_or_reason(file, shape):
         return REASONS.get(type(error)) or (f"it cannot be read ({system})" if system else "damaged or truncated")
 
 
-def _decode(stream, shape):
-    """The image in a binary file as uint8 ``(H, W, C)``."""
-    height, width, channels = shape
+def preview(file, side):
+    """A small copy of an image file for people to see: a Pillow image in RGB, its longer side at most ``side`` pixels.
+
+    ``file`` and errors are those of :func:`read_image`.
+    """
+
+    def shrink(image):
+        image.thumbnail((side, side))
+        return image.convert("RGB")
+
+    with warnings.catch_warnings(action="ignore"):
+        image = _result_or_reason(file, (side, side), shrink)
+    if isinstance(image, str):
+        raise UnreadableImageError(image)
+    return image
+
+
+def _decode(stream, size, finish):
+    """``finish`` of the image in a binary file, which is loaded, upright, opaque, in sRGB, and for ``size (H, W)``."""
     try:
         opened = Image.open(stream, formats=FORMATS)  # reads the header only
     except Image.UnidentifiedImageError as error:
         raise UnreadableImageError(_why_unidentified(stream)) from error
     with opened as image:
+        if max(image.size) > MAX_SIDE:
+            raise UnreadableImageError(TOO_LONG)
+        # A JPEG decodes faster at a half, a quarter or an eighth; twice the size wanted leaves the scaling its choice.
+        image.draft(None, (2 * max(size),) * 2)
         if image.width * image.height > MAX_PIXELS:
             raise UnreadableImageError(TOO_LARGE)
-        # A JPEG decodes faster at a half, a quarter or an eighth; twice the size wanted leaves the scaling its choice.
-        image.draft(None, (2 * max(height, width),) * 2)
         with _one_large_at_a_time if image.width * image.height > LARGE else nullcontext():
             codec, _, _, stored = image.tile[0] if image.tile else ("", None, 0, "")
             stored = stored if isinstance(stored, str) else str(stored[0])  # Pillow's name of the mode, such as "L;4"
@@ -101,8 +135,17 @@ def _decode(stream, shape):
             image.load()
             with suppress(Exception):  # a camera's damaged notes do not make the picture unreadable
                 ImageOps.exif_transpose(image, in_place=True)
-            image = _flatten(image, stored).convert("L" if channels == 1 else "RGB")
-            return _fit(image, height, width).reshape(shape)
+            return finish(_in_srgb(_flatten(image, stored), image.info.get("icc_profile")))
+
+
+def _in_srgb(image, profile):
+    """An image in the colours of sRGB, where its file has a profile that says which colours it means."""
+    if not profile or image.mode not in ("RGB", "CMYK"):
+        return image
+    with suppress(ImageCms.PyCMSError, OSError):  # a damaged profile, or one of other colours: viewers pass it over too
+        meant = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        return ImageCms.profileToProfile(image, meant, SRGB, outputMode="RGB")
+    return image
 
 
 def _why_unidentified(stream):
@@ -161,7 +204,9 @@ def _fit(image, height, width):
 
 
 def data_url(image):
-    """An image ``(H, W, C)`` uint8 as the text of a ``data:`` URL (PNG), for ``<img src>``."""
-    buffer = io.BytesIO()
-    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(buffer, "PNG", compress_level=1)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    """The text of a ``data:`` URL, for ``<img src>``: PNG of ``(H, W, C)`` uint8, JPEG of a Pillow image in RGB."""
+    buffer, kind = io.BytesIO(), "jpeg"
+    if isinstance(image, np.ndarray):
+        image, kind = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image), "png"
+    image.save(buffer, kind, compress_level=1, quality=85)
+    return f"data:image/{kind};base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -57,7 +57,7 @@ def add_images(run, data, images, ids, *, replace=False):
         if not new:
             return []
         images, ids = np.stack([fit_query(images[row], data) for row in new]), [ids[row] for row in new]
-        methods = [method for method in available_methods(run) if method != "pixels"]
+        methods = [method for method in available_methods(run) if method in run.manifest.get("codes", {})]
         # Noted first: if a network is trained anew meanwhile, the codes no longer count and are made again.
         origins = {method: run.manifest["codes"][method] for method in methods}
         codes = {f"codes_{method}": load_encoder(run, method, data)(images) for method in methods}

@@ -6,11 +6,10 @@ from pathlib import Path
 
 import numpy as np
 from jinja2 import Environment, PackageLoader
-from PIL import Image, ImageOps
 
 from cbir_utils import plots
 from cbir_utils.folders.duplicates import groups_of, near_duplicates
-from cbir_utils.folders.files import UnreadableImageError, data_url, read_image
+from cbir_utils.folders.files import UnreadableImageError, data_url, preview, read_image
 from cbir_utils.retrieval.retriever import ELSEWHERE, Retriever, fit_query
 from cbir_utils.store import atomic_path
 
@@ -143,10 +142,8 @@ def _shown(hit, image):
     """What a page shows of an image of the run: a small copy of its file where there is one, else its pixels here."""
     shown = {"caption": hit["id"] + (f", {hit['bytes']:,} bytes" if hit.get("bytes") else ""), "src": data_url(image)}
     if hit["path"]:
-        with suppress(OSError), Image.open(hit["path"]) as original:  # a file that vanished meanwhile
-            small = ImageOps.exif_transpose(original).convert("RGB")
-            small.thumbnail((320, 320))
-            shown |= {"src": data_url(np.asarray(small)), "href": Path(hit["path"]).as_uri()}
+        with suppress(UnreadableImageError):  # a file that vanished meanwhile
+            shown |= {"src": data_url(preview(hit["path"], 320)), "href": Path(hit["path"]).as_uri()}
     return shown
 
 

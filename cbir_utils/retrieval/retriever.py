@@ -32,6 +32,7 @@ NEEDS = {
     "manifold": FUSION,
     "taught": ("taught/encoder.keras",),
     "joint": ("taught/encoder.keras", "joint/edges.npz"),
+    "distortion": (),
     "hog": (),
     "denoising": ("denoising/encoder.keras",),
     "convolutional": ("convolutional/encoder.keras",),
@@ -41,7 +42,18 @@ NEEDS = {
     "sparse": ("sparse/encoder.keras",),
     "variational": ("variational/encoder.keras",),
     "contractive": ("contractive/encoder.keras",),
+    "colour": (),
+    "texture": (),
     "pixels": (),
+}
+
+#: Methods that learn nothing: they search any run, whatever it keeps. ``distortion`` looks at HOG's candidates twice.
+UNTAUGHT = {
+    "distortion": descriptors.oriented_gradients,
+    "hog": descriptors.oriented_gradients,
+    "colour": descriptors.colour,
+    "texture": descriptors.texture,
+    "pixels": descriptors.pixels,
 }
 
 #: What every table and page says beside a method that learned outside this repository.
@@ -52,7 +64,7 @@ NETWORK = {method: needs[0].split("/")[0] for method, needs in NEEDS.items() if 
 
 
 def available_methods(run):
-    """The methods whose artifacts the run holds, best first; ``pixels``, which needs none, is always the last.
+    """The methods whose artifacts the run holds, and those of :data:`UNTAUGHT`, which need none; best first.
 
     Codes of other data than the run has now (a folder that has changed since) do not count.
     """
@@ -61,7 +73,7 @@ def available_methods(run):
 
     def is_there(method):
         current = method in codes and codes[method]["content_hash"] == manifest.get("content_hash")
-        return method == "pixels" or (current and all(name in files for name in NEEDS[method]))
+        return method in UNTAUGHT or (current and all(name in files for name in NEEDS[method]))
 
     return tuple(filter(is_there, NEEDS))
 
@@ -98,10 +110,8 @@ def load_encoder(run, method, data):
     """
     if method not in NEEDS:
         raise ArtifactError(f"there is no method {method!r}; {run.folder} has {', '.join(available_methods(run))}")
-    if method == "pixels":
-        return descriptors.pixels
-    if method == "hog":
-        return descriptors.oriented_gradients
+    if method in UNTAUGHT:
+        return UNTAUGHT[method]
     if method == "pca":
         directions = descriptors.Projection.load(run.checked_path("pca/projection.npz"))
         return lambda images: directions(descriptors.pixels(images))
@@ -191,7 +201,7 @@ class Retriever:
         else:
             self.encode = load_encoder(run, self.method, data)
         self.encoder_hash = None
-        if self.method == "pixels":
+        if self.method in UNTAUGHT:
             codes = self.encode(data.database.images)
         else:
             codes = run.load_codes(self.method)[0]
@@ -205,8 +215,13 @@ class Retriever:
         self.images = _joined([data.database.images, *(batch["images"] for batch in batches)])
         self.codes = _joined([codes, *(self._codes_of(batch) for batch in batches)])
         self._index = Index(metric, encoder_hash=self.encoder_hash).add(self.codes)
+        self._candidates = None  # what is looked at twice
         if self.method == "matched":
             self._candidates = self._fusion.search if not batches else self._search_of_all(batches)
+        elif self.method == "distortion":
+            from cbir_utils.methods.distortion import MatchedSearch  # only here: Numba takes a second to load
+
+            self._candidates = MatchedSearch(self.codes, self.images)
 
     def __len__(self):
         """How many images are searched: those removed are not."""
@@ -216,8 +231,8 @@ class Retriever:
         """The ``k`` nearest database images of each of ``images`` ``(Q, H, W, C)`` uint8: :class:`index.Hits`.
 
         ``exclude_self`` gives the row of each query, for queries that are in the database. By ``matched``, the nearest
-        by joint code come first, in order of their distortion and their place on the map (``distortion.blend``); the
-        others follow by fused code.
+        by joint code come first, in order of their distortion and their place on the map (``distortion.blend``); by
+        ``distortion`` the nearest by HOG, in order of their distortion. The others follow by code.
         """
         k = checked_k(k, len(self), exclude_self is not None)
         return _without(self.gone, self._search(images, k + len(self.gone), exclude_self), k)
@@ -238,8 +253,12 @@ class Retriever:
         return (unit_length(codes) if self.metric == "cosine" else codes).mean(axis=0)
 
     def _search(self, images, k, exclude_self):
-        if self.method != "matched":
+        if self._candidates is None:
             return self._index.search(self.encode(images), k, exclude_self=exclude_self)
+        if self.method == "distortion":
+            codes = self.encode(images)
+            hits = self._candidates.search(codes, images, exclude_self=exclude_self)
+            return self._with_others(hits, codes, k, exclude_self)
         from cbir_utils.methods.distortion import blend  # only here: Numba takes a second to load
 
         look = self._fusion.look(images)
@@ -247,8 +266,12 @@ class Retriever:
         if exclude_self is not None or self._candidates is not self._fusion.search:
             hits = self._candidates.search(look.joint, images, exclude_self=exclude_self)
         hits = blend(hits, look.mapped, self.codes[:, :length])
+        return self._with_others(hits, look.fused, k, exclude_self)
+
+    def _with_others(self, hits, codes, k, exclude_self):
+        """The first ``k`` of hits that were looked at twice; where there are fewer, the others follow by code."""
         if k > hits.ids.shape[1]:
-            hits = followed(hits, self._index.search(look.fused, k, exclude_self=exclude_self))
+            hits = followed(hits, self._index.search(codes, k, exclude_self=exclude_self))
         return Hits(hits.distances[:, :k], hits.ids[:, :k])
 
     def between(self, first, second, steps=7):

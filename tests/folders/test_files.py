@@ -10,10 +10,10 @@ from unittest.mock import MagicMock, Mock
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from cbir_utils.folders import files as image_files
-from cbir_utils.folders.files import UnreadableImageError, read_image
+from cbir_utils.folders.files import UnreadableImageError, preview, read_image
 
 #: Four grey levels that every format keeps: thirds of 255, so that 16 bits and fewer hold them too.
 LEVELS = np.array([[0, 85], [170, 255]], np.uint8)
@@ -296,8 +296,41 @@ def test_an_image_of_too_many_pixels_is_refused_by_its_header_and_pillow_s_warni
     with warnings.catch_warnings(action="error"):
         assert grey(encoded(two_colours(), transparency=b"\x80\x00"))[0][1] == 255
         monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda self: pytest.fail("its pixels were decoded"))
-        for width, height in ((20_000, 20_000), (10_000, 10_000), (10_000, 5_001), (50_000_001, 1)):
+        for width, height in ((20_000, 20_000), (10_000, 10_000), (10_000, 5_001)):
             assert reason(png(width, height, 8, 0, [])) == "more than 50,000,000 pixels"
+        for width, height in ((49_000_000, 1), (1, 65_536)):
+            assert reason(png(width, height, 8, 0, [])) == "a side of more than 65,535 pixels"
+
+
+def test_a_large_jpeg_is_counted_as_it_is_decoded():
+    photo = encoded(np.full((7_200, 7_200), 77, np.uint8), "JPEG")  # 52 million pixels, and an eighth of a side is read
+    assert grey(photo) == [[77, 77], [77, 77]]
+    assert preview(photo, 64).size == (64, 64)
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP", "TIFF"])
+def test_colours_are_brought_to_srgb_by_the_file_s_profile(form):
+    """A profile that swaps the primaries red and blue: what the file calls red is seen as blue."""
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    swapped = bytearray(profile)
+    for name, other in ((b"rXYZ", b"bXYZ"), (b"bXYZ", b"rXYZ")):
+        start = profile.index(name)
+        swapped[start : start + 4] = other
+    red = np.full((16, 16, 3), (250, 20, 30), np.uint8)
+    for given, expected in ((swapped, (30, 20, 250)), (profile, (250, 20, 30)), (b"damaged", (250, 20, 30))):
+        file = encoded(red, form, icc_profile=bytes(given))
+        assert np.abs(np.array(colour(file)) - expected).max() <= 6, given[:8]
+        assert np.abs(np.asarray(preview(file, 8)).astype(int) - expected).max() <= 6
+
+
+def test_a_preview_is_small_upright_opaque_and_in_colour(tmp_path):
+    path = tmp_path / "a.png"
+    path.write_bytes(encoded(np.full((40, 100), 9, np.uint8)))
+    shown = preview(path, 50)
+    assert (shown.mode, shown.size) == ("RGB", (50, 20)) and preview(path, 500).size == (100, 40)
+    path.write_bytes(b"no image")
+    with pytest.raises(UnreadableImageError, match="not an image"):
+        preview(path, 50)
 
 
 def test_a_large_image_is_decoded_alone(monkeypatch):

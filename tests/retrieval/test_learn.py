@@ -10,7 +10,7 @@ from cbir_utils.models import keras
 from cbir_utils.retrieval import learn as module
 from cbir_utils.retrieval.learn import keep_pretrained, learn
 from cbir_utils.retrieval.library import add_images
-from cbir_utils.retrieval.retriever import Retriever, available_methods
+from cbir_utils.retrieval.retriever import UNTAUGHT, Retriever, available_methods
 from cbir_utils.run import Run
 
 
@@ -49,7 +49,7 @@ def test_what_the_run_has_is_kept(noise, tmp_path, monkeypatch):
     learn(run, noise)
     monkeypatch.setattr(module, "learn_photo", None)
     assert learn(run, noise) == "photo"
-    assert available_methods(run) == ("photo", "pixels")
+    assert available_methods(run) == ("photo", *UNTAUGHT)
 
 
 def test_photographs_are_queried_and_added_as_they_were_learned(noise, tmp_path):
@@ -69,7 +69,7 @@ def test_a_model_from_elsewhere_is_searched_by_and_says_so(noise, tmp_path):
     keras.Model(image, keras.layers.Flatten()(image)).save(tmp_path / "model.keras")
     run = started(noise, tmp_path)
     keep_pretrained(run, noise, tmp_path / "model.keras")
-    assert available_methods(run) == ("pretrained", "pixels")
+    assert available_methods(run) == ("pretrained", *UNTAUGHT)
     retriever = Retriever(run, noise)
     np.testing.assert_allclose(retriever.encode(noise.queries.images), run.load_codes("pretrained")[1], rtol=1e-5)
     assert retriever.between(*noise.database.images[:2]) is None

@@ -33,7 +33,12 @@ def test_a_file_is_searched_and_its_hits_are_drawn(pictures, tmp_path):
     assert answer == json.loads(json.dumps(answer))
     path = str(tmp_path / "pictures" / "7.png")
     assert answer["hits"][0] == {"rank": 1, "id": "7.png", "distance": 0.0, "path": path} and len(answer["hits"]) == 3
-    assert (answer["method"], answer["metric"], answer["encoder"], answer["images"]) == ("pixels", "cosine", None, 12)
+    assert (answer["method"], answer["metric"], answer["encoder"], answer["images"]) == (
+        "distortion",
+        "cosine",
+        None,
+        12,
+    )
     assert not answer["negative"] and answer["background"] == "dark"
     assert answer["picture"] == str(pictures[0].path("queries/7.png"))
     assert pictures[0].path("queries/7.png").read_bytes().startswith(b"\x89PNG")
@@ -67,7 +72,7 @@ def test_more_examples_count_alike_and_those_not_meant_push_away(pictures):
 
 
 def test_a_mean_code_by_hand(pictures):
-    retriever = Retriever(*pictures, metric="euclidean")
+    retriever = Retriever(*pictures, "pixels", "euclidean")
     images = retriever.images[:3]
     codes = images.reshape(3, -1).astype(np.float64) / 255
     wanted = codes[:2].mean(axis=0) - codes[2] / 2
@@ -93,7 +98,7 @@ def test_a_page_holds_the_original_pictures_and_no_markup_of_a_name(pictures, tm
     query_file(*pictures, strange, 3, page=tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text()
     assert "a<b>" not in page and "a&lt;b&gt;&amp;" in page
-    assert page.count("data:image/png;base64,") == 4 and (tmp_path / "pictures" / "0.png").as_uri() in page
+    assert page.count("data:image/jpeg;base64,") == 3 and (tmp_path / "pictures" / "0.png").as_uri() in page
 
 
 def test_duplicates_come_in_groups_with_the_largest_file_first(tmp_path):
@@ -110,4 +115,4 @@ def test_duplicates_come_in_groups_with_the_largest_file_first(tmp_path):
     (group,) = duplicates(run, data, tmp_path / "page.html")
     assert {file["id"] for file in group} == {"03.png", "copy.bmp", "copy.tif"}
     assert [file["bytes"] for file in group] == sorted((file["bytes"] for file in group), reverse=True)
-    assert (tmp_path / "page.html").read_text().count("data:image/png;base64,") == 3
+    assert (tmp_path / "page.html").read_text().count("data:image/jpeg;base64,") == 3

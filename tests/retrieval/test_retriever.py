@@ -10,8 +10,9 @@ from cbir_utils.datasets import Split, load_dataset
 from cbir_utils.index import Index
 from cbir_utils.methods import descriptors
 from cbir_utils.methods.binary import IterativeQuantization
+from cbir_utils.methods.distortion import CANDIDATES, distortion
 from cbir_utils.retrieval.learn import learn_fused
-from cbir_utils.retrieval.retriever import Retriever, available_methods, fit_query, load_encoder, run_data
+from cbir_utils.retrieval.retriever import UNTAUGHT, Retriever, available_methods, fit_query, load_encoder, run_data
 from cbir_utils.run import Run
 from cbir_utils.store import ArtifactError
 
@@ -27,11 +28,11 @@ def finished(finished_run, tmp_path_factory):
 def test_the_data_of_a_run_are_found_again_and_its_methods_listed_best_first(finished, finished_run, tmp_path):
     run, data = finished
     assert run_data(run).content_hash == data.content_hash
-    assert available_methods(run) == (*LEARNED, "pixels")
-    assert available_methods(Run("nothing", tmp_path)) == ("pixels",)
+    assert available_methods(run) == (*LEARNED, *UNTAUGHT)
+    assert available_methods(Run("nothing", tmp_path)) == tuple(UNTAUGHT)
     other, _ = finished_run(tmp_path)
     other.record(content_hash="0" * 64)
-    assert available_methods(other) == ("pixels",)  # codes of other data do not count
+    assert available_methods(other) == tuple(UNTAUGHT)  # codes of other data do not count
     with pytest.raises(ArtifactError, match="was made from other data"):
         run_data(other)
 
@@ -74,12 +75,26 @@ def test_a_map_that_the_codes_do_not_come_from_is_refused(finished_run, tmp_path
         Retriever(run, data, "manifold").search(data.queries.images[:1], 1)
 
 
-def test_pixels_need_no_artifacts_and_find_the_image_itself(tmp_path):
+@pytest.mark.parametrize("method", [None, *UNTAUGHT])
+def test_what_learns_nothing_needs_no_artifacts_and_finds_the_image_itself(tmp_path, method):
     data = load_dataset("shapes")
-    retriever = Retriever(Run("shapes", tmp_path), data)
-    assert retriever.method == "pixels" and len(retriever) == 600 and retriever.ids[:2] == ("0", "1")
+    retriever = Retriever(Run("shapes", tmp_path), data, method)
+    assert retriever.method == (method or "distortion")
+    assert len(retriever) == 600 and retriever.ids[:2] == ("0", "1")
     assert retriever.search(data.database.images[[5]], 1).ids.tolist() == [[5]]
     assert retriever.search(data.database.images[[5]], 1, exclude_self=[5]).ids.tolist() != [[5]]
+
+
+def test_distortion_orders_the_candidates_of_hog_and_the_others_follow(tmp_path):
+    data = load_dataset("shapes")
+    run, images = Run("shapes", tmp_path), data.queries.images[:4]
+    retriever, hits = Retriever(run, data, "distortion"), Retriever(run, data, "hog").search(images, 600).ids
+    found = retriever.search(images, 60)
+    apart = distortion(images, data.database.images, hits[:, :CANDIDATES])
+    for row in range(4):
+        by_hand = [hits[row, place] for place in np.argsort(apart[row], kind="stable")]
+        assert found.ids[row].tolist() == [*by_hand, *hits[row, CANDIDATES:60]]
+    assert (np.diff(found.distances) >= 0).all()
 
 
 def test_the_way_between_two_images_starts_and_ends_with_what_is_made_of_them(finished):
@@ -131,7 +146,7 @@ def test_learning_from_a_folder_of_colour_images(tmp_path):
     run.same_data(data.content_hash)
     history = learn_fused(run, data, epochs=4, verbose=False)
     assert data.database.images.shape == (60, 64, 64, 3) and len(history.loss) == 4
-    assert available_methods(run) == (*LEARNED, "pixels")
+    assert available_methods(run) == (*LEARNED, *UNTAUGHT)
     for method in ("taught", "pixels"):
         hits = Retriever(run, data, method).search(data.database.images, 1, exclude_self=np.arange(60))
         right = [data.ids[row][0] == data.ids[hit][0] for row, hit in enumerate(hits.ids[:, 0])]
