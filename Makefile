@@ -7,6 +7,7 @@ OLDEST = results/oldest
 PIP = "$(BIN)/python" -m pip install --disable-pip-version-check --quiet --constraint requirements.txt
 PORT ?= 8866
 CBIR_RESULTS ?= results
+CBIR_DATASET ?= digits
 DATASET ?= mnist
 NOTEBOOKS ?= notebooks
 ONLY ?= [0-9][0-9]_*
@@ -48,7 +49,7 @@ test-lessons: $(VENV)/.installed-scale  ## nbval: the notebooks that stand alone
 
 test-browser:  ## JupyterLab and the app in a real browser; screenshots and latencies in results/browser
 	@test -n "$(BROWSER)" || { echo "make test-browser needs a browser: install chromium (apt-get install chromium)"; exit 1; }
-	$(MAKE) $(VENV)/.installed-app $(VENV)/.installed-browser
+	$(MAKE) $(VENV)/.installed-browser
 	test -f results/browser/results/digits/metrics.json || "$(BIN)/python" -m cbir_utils run --results results/browser/results
 	rm -rf results/browser/notebooks && cp -r notebooks results/browser/notebooks
 	"$(BIN)/python" -m pytest --capture=no tests/browser
@@ -67,8 +68,8 @@ test-oldest: $(OLDEST)/.installed  ## what learns and searches, with the lowest 
 lab: $(STAMP)  ## JupyterLab in notebooks/, or another folder: NOTEBOOKS=results/workshop
 	"$(BIN)/jupyter" lab --notebook-dir "$(NOTEBOOKS)"
 
-app: $(VENV)/.installed-app  ## the explorer as a page on this machine: PORT=8866, CBIR_DATASET=digits, CBIR_RESULTS=results
-	cd notebooks/app && CBIR_RESULTS="$(abspath $(CBIR_RESULTS))" "$(abspath $(BIN))/voila" --port $(PORT) explorer.ipynb
+app: $(STAMP)  ## the explorer as a page on this machine: PORT=8866, CBIR_DATASET=digits, CBIR_RESULTS=results
+	"$(BIN)/python" -m cbir_utils app --results "$(CBIR_RESULTS)/$(CBIR_DATASET)" --port $(PORT)
 
 paper: $(STAMP)  ## MNIST with the paper's values, to the report; a second start goes on where the first stopped
 	"$(BIN)/python" -m cbir_utils run --dataset mnist --profile paper --to 12 --skip 10 --skip 11 --resume
@@ -100,7 +101,7 @@ workshop: $(STAMP)  ## the notebooks without solutions, for participants, in res
 	"$(BIN)/python" -m cbir_utils workshop
 
 wheelhouse:  ## every package that run, test, lab and app need, for machines like this one without a network
-	$(PYTHON) -m pip wheel --disable-pip-version-check --quiet --wheel-dir wheelhouse --constraint requirements.txt setuptools '.[test,scale,app]'
+	$(PYTHON) -m pip wheel --disable-pip-version-check --quiet --wheel-dir wheelhouse --constraint requirements.txt setuptools '.[test,scale]'
 	rm -f wheelhouse/cbir_utils-*.whl
 
 bench: $(VENV)/.installed-bench  ## search against the usual ways (after make paper), then looking twice from three seeds: results/bench/
@@ -137,6 +138,6 @@ $(VENV)/.installed-bench: $(STAMP)  # hnswlib is compiled with what is installed
 	$(PIP) --no-build-isolation --editable '.[bench]'
 	touch "$@"
 
-$(VENV)/.installed-%: $(STAMP)  # an extra: app, browser, scale, server or bench
+$(VENV)/.installed-%: $(STAMP)  # an extra: browser, scale, server or bench
 	$(PIP) --no-build-isolation --editable '.[$*]'
 	touch "$@"

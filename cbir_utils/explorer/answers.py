@@ -1,80 +1,93 @@
-"""What the explorer answers, without widgets: the hits of a query, why they are hits, and where they lie."""
+"""What the explorer answers: the hits of a query, why they are hits, and where they lie on a map of the codes."""
 
 from typing import NamedTuple
 
 import numpy as np
 
+from cbir_utils.codes import unit_length
 from cbir_utils.explorer import plots
 from cbir_utils.index import Index
-from cbir_utils.methods.descriptors import Projection
 from cbir_utils.plots import short
 
 #: Images on the map of codes: more would be slower and show no more.
 ON_THE_MAP = 2000
 
 
-class Query(NamedTuple):
-    """An image to search with, and where it is from."""
-
-    image: np.ndarray  #: (H, W, C) uint8
-    what: str  #: in words
-    row: int | None = None  #: of the image in the database, which is then left out of its own hits
-    drawing: int | None = None  #: the number of the pad's picture, for a drawing
-
-
 class CodeMap(NamedTuple):
-    """A map of a method's codes: their two principal directions, fitted to a sample of them."""
+    """A map of a method's codes on which near points have near codes: t-SNE of some of them."""
 
     rows: np.ndarray  #: (M,) which codes are shown
-    project: Projection  #: codes (Q, D) → points (Q, 2)
-    share: float  #: of the codes' variance that the two directions hold
+    points: np.ndarray  #: (M, 2) float32
+    codes: np.ndarray  #: (M, D) float32, of unit length
+
+    def place(self, codes):
+        """Where other codes ``(Q, D)`` lie, ``(Q, 2)``: at their nearest code's point; t-SNE itself moves no others."""
+        return self.points[(unit_length(codes) @ self.codes.T).argmax(axis=1)]
 
 
 class Answer:
     """The ``k`` nearest images of ``image`` ``(H, W, C)`` uint8, and the figures that explain them.
 
     ``own`` is the row of a query that is in the database. ``rows`` and ``distances`` are those of the hits, ``(K,)``.
-    A figure comes with a text that says what it shows.
+    ``more`` and ``unlike`` are images of examples beside the query (``Retriever.search_like``); the rows ``exclude``
+    are no hits. A figure comes with a text that says what it shows.
     """
 
-    def __init__(self, retriever, image, k, own=None):
-        found = retriever.search(image[None], k, exclude_self=None if own is None else [own])
+    def __init__(self, retriever, image, k, own=None, *, more=(), unlike=(), exclude=()):
+        if len(more) or len(unlike):
+            exclude = [*exclude, *([] if own is None else [own])]
+            found = retriever.search_like([image, *more], k, unlike=unlike, exclude=exclude)
+        else:
+            found = retriever.search(image[None], k, exclude_self=None if own is None else [own])
         self.retriever, self.image = retriever, image
         self.rows, self.distances = found.ids[0], found.distances[0]
-        self.images = retriever.images[self.rows]
+
+    @property
+    def images(self):
+        """The hits' images ``(K, H, W, C)`` uint8."""
+        return self.retriever.images[self.rows]
 
     def path(self, rank):
-        """The images decoded on the way to the hit of this rank; no figure where the method has no decoder."""
-        hit = self.images[rank - 1]
-        decoded = self.retriever.between(self.image, hit)
+        """The images decoded on the way to the hit of this rank; no figure where the method has no decoder.
+
+        Nor where the decoder has not learned these images: its error is no smaller than that of their mean image.
+        """
+        by, hit = self.retriever, self.retriever.images[self.rows[rank - 1]]
+        decoded = by.between(self.image, hit)
         if decoded is None:
-            return None, f"The codes of {self.retriever.method} cannot be decoded: there is no path to show."
+            return None, f"The codes of {by.method} cannot be decoded: there is no path to show."
+        if by.method != "pixels":
+            error, of_mean = by.decoding_error
+            if error >= of_mean:
+                return None, (
+                    f"There is no path to show: the decoder has not learned these images. Its mean squared error is "
+                    f"{error:.3f}, and that of the mean image is {of_mean:.3f}."
+                )
         figure = plots.decoded_path(self.image, hit, decoded, rank, self.distances[rank - 1])
         return figure, f"{len(decoded)} images decoded on the way from the query's code to that of hit {rank}"
 
     def occlusion(self, rank):
         """Which parts of the query speak for the hit of this rank."""
-        by = self.retriever
-        hit = Index(by.metric).add(by.codes[[self.rows[rank - 1]]])
+        by, row = self.retriever, self.rows[rank - 1]
+        hit = Index(by.metric).add(by.codes[[row]])
 
         def measure(images):
             return hit.search(by.encode(images), 1).distances[:, 0]
 
         distance = measure(self.image[None])[0]  # of the codes alone, where a method has a second look
         changes = occlusion_map(measure, self.image, 255 * by.data.light)
-        return plots.occlusion(self.image, self.images[rank - 1], changes, rank, distance), (
+        return plots.occlusion(self.image, by.images[row], changes, rank, distance), (
             f"Map of the query: covering a part changes the distance to hit {rank} of {short(distance)} "
             f"by {changes.min():+.2g} to {changes.max():+.2g}"
         )
 
     def where(self, code_map):
         """Where the query and its hits lie on a :class:`CodeMap`."""
-        rows = np.concatenate([code_map.rows, self.rows])
-        codes = np.concatenate([self.retriever.encode(self.image[None]), self.retriever.codes[rows]])
-        images = np.concatenate([self.image[None], self.retriever.images[rows]])
-        hits = range(len(codes) - len(self.rows), len(codes))
-        figure = plots.where_it_is(code_map.project(codes), images, query=0, hits=hits, share=code_map.share)
-        return figure, f"Map of the codes with the query and its {len(hits)} hits"
+        codes = np.concatenate([self.retriever.encode(self.image[None]), self.retriever.codes[self.rows]])
+        points = np.concatenate([code_map.place(codes), code_map.points])
+        images = np.concatenate([self.image[None], self.images, self.retriever.images[code_map.rows]])
+        figure = plots.where_it_is(points, images, query=0, hits=range(1, len(codes)), of=len(self.retriever))
+        return figure, f"Map of the codes with the query and its {len(self.rows)} hits"
 
 
 def occlusion_map(distance, image, background=0):
@@ -100,8 +113,16 @@ def occlusion_map(distance, image, background=0):
 
 
 def map_codes(codes):
-    """A :class:`CodeMap` of codes ``(N, D)`` float32, fitted to at most ``ON_THE_MAP`` of them, drawn at random."""
-    rows = np.random.default_rng(0).permutation(len(codes))[:ON_THE_MAP]
-    some = np.asarray(codes[rows])
-    project = Projection.fit(some, 2)
-    return CodeMap(rows, project, float(project(some).var(axis=0).sum() / max(some.var(axis=0).sum(), 1e-12)))
+    """A :class:`CodeMap` of at most ``ON_THE_MAP`` of the codes ``(N, D)`` float32, drawn at random.
+
+    t-SNE of cosine distances (van der Maaten and Hinton 2008); two codes and fewer lie side by side.
+    """
+    rows = np.sort(np.random.default_rng(0).permutation(len(codes))[:ON_THE_MAP])
+    some = unit_length(np.asarray(codes[rows]))
+    if len(rows) < 4:
+        return CodeMap(rows, np.arange(2 * len(rows), dtype=np.float32).reshape(-1, 2), some)
+    from sklearn.manifold import TSNE  # only here: it takes a second to load
+
+    # Of vectors of unit length the squared Euclidean distance is twice the cosine distance.
+    points = TSNE(perplexity=min(30, (len(rows) - 1) / 3), init="pca", random_state=0).fit_transform(some)
+    return CodeMap(rows, points.astype(np.float32), some)

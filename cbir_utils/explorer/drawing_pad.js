@@ -1,21 +1,22 @@
-// A pad to draw on. The strokes live in the browser, so the ink follows the pen at once; the kernel gets the picture.
+// A pad to draw on. The strokes live in the browser, so the ink follows the pen at once; a search gets the picture.
 
 const SEND_EVERY = 70; // milliseconds between two pictures while the pen moves; the latest wins
 const STROKE = 0.085; // width of a stroke, as a share of the pad
 
 const HELP = "Keys: arrows move the pen, space puts it down or lifts it, backspace undoes.";
 
-function button(text, action) {
+function button(text, name, action) {
   const element = document.createElement("button");
   element.type = "button";
   element.textContent = text;
-  element.dataset.testid = `pad-${text}`;
+  element.dataset.testid = name;
   element.addEventListener("click", action);
   return element;
 }
 
-function render({ model, el }) {
-  const side = model.get("side");
+// In `el`; `light` for black ink on white. `drawn(pixels, pen_down, number)` gets SIDE × SIDE bytes, light ink on black.
+function drawing_pad(el, light, drawn) {
+  const side = 112;
   let strokes = []; // each a list of points [x, y], as shares of the pad
   let pen = [0.5, 0.5];
   let down = false;
@@ -39,7 +40,7 @@ function render({ model, el }) {
   const state = document.createElement("output");
   state.dataset.testid = "pad-state";
   const row = document.createElement("div");
-  row.append(button("undo", undo), button("clear", clear), state);
+  row.append(button("undo", "pad-undo", undo), button("clear", "pad-clear", clear), state);
   el.append(canvas, row, help);
 
   function paint(target, size, ink, paper) {
@@ -57,7 +58,7 @@ function render({ model, el }) {
   }
 
   function show() {
-    const [ink, paper] = model.get("light") ? ["black", "white"] : ["white", "black"];
+    const [ink, paper] = light ? ["black", "white"] : ["white", "black"];
     const target = canvas.getContext("2d");
     paint(target, canvas.width, ink, paper);
     if (document.activeElement === canvas) { // where the keys would draw
@@ -78,9 +79,8 @@ function render({ model, el }) {
     number += 1;
     paint(context, side, "white", "black");
     const pixels = context.getImageData(0, 0, side, side).data.filter((_, i) => i % 4 === 0);
-    model.set({ pixels: new DataView(pixels.buffer), pen_down: down, number });
-    model.save_changes();
     el.dataset.number = number;
+    drawn(pixels, down, number);
   }
 
   function changed(at_once = false) {
@@ -154,12 +154,5 @@ function render({ model, el }) {
   canvas.addEventListener("focus", show);
   canvas.addEventListener("blur", () => (lift(), show()));
 
-  model.on("change:light", show);
   show();
-  return () => {
-    clearTimeout(timer);
-    model.off("change:light", show);
-  };
 }
-
-export default { render };

@@ -4,6 +4,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.patheffects import withStroke
 
+from cbir_utils.folders.files import data_url
 from cbir_utils.plots import BLUE, ORANGE, STYLE, latent_map, map_cells, short, show_image
 
 CENTRED = {"ha": "center", "va": "center", "fontweight": "bold"}
@@ -55,10 +56,10 @@ def occlusion(query, hit, changes, rank, distance):
 
 
 @plt.style.context(STYLE)
-def where_it_is(points, images, *, query, hits, share, cells=16):
-    """A query and its hits on the latent map: ``query`` and ``hits`` tell which of the ``points (N, 2)`` they are.
+def where_it_is(points, images, *, query, hits, of, cells=16):
+    """A query and its hits on a map of codes: ``query`` and ``hits`` tell which of the ``points (N, 2)`` they are.
 
-    The query is a star, the hits are circles with their rank; ``share`` is the part of the variance that the map holds.
+    The query is a star, the hits are circles with their rank; ``of`` is how many images there are in all.
     """
     figure, ax = plt.subplots(figsize=(5.4, 5.4))
     height, width = images.shape[1:3]
@@ -76,14 +77,16 @@ def where_it_is(points, images, *, query, hits, share, cells=16):
     ax.plot([x[query]], [y[query]], "*", color=ORANGE, markeredgecolor="black", markersize=20, label="query")
     ax.plot([], [], "o", color=BLUE, markersize=8, label="hits, by rank")
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.01), ncols=2, fontsize=12)
-    ax.set_title(f"Two axes hold {100 * share:.0f} % of the codes' variance")
+    ax.set_title(f"Near points have near codes: {len(points) - 1 - len(hits):,} of {of:,} images, by t-SNE")
     return figure
 
 
-def picture(figure):
-    """A figure as an image ``(H, W, 4)`` uint8; the figure is closed."""
+def figure_url(figure):
+    """A figure as a ``data:`` URL, ``None`` for none; the figure is closed."""
+    if figure is None:
+        return None
     figure.set_dpi(90)
     figure.canvas.draw()
     image = np.array(figure.canvas.buffer_rgba())
     plt.close(figure)
-    return image
+    return data_url(image)

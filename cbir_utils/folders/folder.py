@@ -21,6 +21,8 @@ from cbir_utils.store import atomic_path, sha256, write_json
 
 #: Of a folder with more images than this, so many are the queries.
 MAX_QUERIES = 10_000
+#: What the reading of files is called; with another number, packed folders are read anew.
+READER = 2
 #: Files decoded at once: it bounds the memory of reading a folder.
 CHUNK = 256
 #: How many files are looked at to tell whether a folder is in colour.
@@ -191,8 +193,8 @@ def pack_folder(folder, target, *, size=None, labels=False):
     """Read a folder of images once and keep them in ``target``, which :func:`load_dataset` opens at once.
 
     ``target`` gets ``images.npy``, ``(N, H, W, C)`` uint8, and ``dataset.json`` with the rest of the dataset. Nothing
-    is read again where both are there, made with the same ``size`` and ``labels`` from files of the same names, sizes
-    and times of change.
+    is read again where both are there, made by the same rules (``READER``) with the same ``size`` and ``labels`` from
+    files of the same names, sizes and times of change.
 
     Returns the dataset of ``load_dataset(folder, size=size, labels=labels)``, its images memory-mapped, read-only.
     ``target`` is made if need be, and must not lie in ``folder``. Raises :class:`DatasetError` as ``load_dataset``
@@ -205,6 +207,7 @@ def pack_folder(folder, target, *, size=None, labels=False):
         "size": size,
         "labelled": labels,
         "signature": _signature(folder),
+        "reader": READER,
     }
     try:
         known = json.loads((target / "dataset.json").read_text())

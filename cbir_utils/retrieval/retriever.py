@@ -291,6 +291,18 @@ class Retriever:
         return decode((1 - share) * ends[0] + share * ends[1])
 
     @cached_property
+    def decoding_error(self):
+        """The decoder's mean squared error, and that of the mean image, on some images evenly spread: two floats.
+
+        Pixels are in [0, 1]. Only for methods that :meth:`between` decodes by a network.
+        """
+        rows = np.unique(np.linspace(0, len(self.images) - 1, 200).astype(int))
+        images = np.stack([self.images[row] for row in rows])
+        encode, decode = self._encode_and_decode
+        decoded, images = decode(encode(images)), scale(images)
+        return float(np.square(decoded - images).mean()), float(np.square(images.mean(axis=0) - images).mean())
+
+    @cached_property
     def _encode_and_decode(self):
         from cbir_utils.training import decode, load_model
 

@@ -1,6 +1,7 @@
 """The command line: ``python -m cbir_utils --help``. It parses, calls and prints; each command is one function."""
 
 import argparse
+import errno
 import json
 import os
 import shlex
@@ -203,6 +204,28 @@ def remove(arguments):
     print(f"{len(arguments.ids):,} images removed")
 
 
+def app(arguments):
+    """Serve the explorer of a run as a page on this machine, until Ctrl-C."""
+    import asyncio
+
+    from cbir_utils.explorer.explorer import Explorer
+    from cbir_utils.explorer.server import serve
+
+    explorer = Explorer(*_finished_run(arguments.results), k=10)
+
+    def tell(address):
+        print(f"open {address}\nthe token in it is the key, so keep it; Ctrl-C stops the explorer", flush=True)
+
+    try:
+        asyncio.run(serve(explorer.ask, arguments.port, tell))
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+        raise UsageError(
+            f"port {arguments.port} is taken, maybe by another explorer; choose one with --port"
+        ) from error
+
+
 def report(arguments):
     """Write the report on the paper from a run's artifacts."""
     from cbir_utils.paper.report import summary, write_report
@@ -293,6 +316,7 @@ def parser():
     command(sync, one_run)
     option = command(remove, one_run)
     option("ids", metavar="ID", nargs="+", help="as a query prints them")
+    command(app, one_run)("--port", type=int, default=8866, metavar="N", help="where the page is served (8866)")
     command(report, one_run)
     option = command(measure, one_run)
     option("experiment", choices=("collapse", "guided", "machines"), help="by seed; by retrieval; on other threads")

@@ -1,6 +1,7 @@
 """Servers of JupyterLab and the app, and the explorer on a page, for the tests in this folder."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -59,15 +60,24 @@ def tool(name):
 
 
 @contextmanager
-def app_serving(results):
-    """The app as `make app` serves it, on a free port: yields its address and process."""
-    folder, port = KEPT / "notebooks" / "app", free_port()
-    command = [tool("voila"), "--no-browser", "--port", str(port), "explorer.ipynb"]
-    address = f"http://127.0.0.1:{port}"
-    # Its front page would start a kernel, so another one tells when it is there.
-    there, environment = f"{address}/voila/static/voila.js", {"CBIR_RESULTS": str(results)}
-    with serving(command, there, KEPT / f"app-{port}.log", cwd=folder, **environment) as server:
-        yield address, server
+def app_serving(results, port=None):
+    """The app as `make app` serves it, on a free port: yields the address to open, and the process."""
+    port, log = port or free_port(), KEPT / "app.log"
+    command = [sys.executable, "-m", "cbir_utils", "app", "--results", str(results), "--port", str(port)]
+    with open(log, "wb") as output:
+        server = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
+    try:
+        for _ in range(600):
+            if found := re.search(r"open (\S+)\n", log.read_text()):
+                break
+            assert server.poll() is None, f"the app ended; see {log}"
+            time.sleep(0.1)
+        else:
+            pytest.fail(f"the app prints no address; see {log}")
+        yield found[1], server
+    finally:
+        server.terminate()
+        server.wait(20)
 
 
 class Page:
@@ -75,17 +85,30 @@ class Page:
 
     def __init__(self, page, name):
         self.page, self.name, self.shots = page, name, 0
-        self.strip = page.locator(".cbir-strip").last
-        self.pad = page.get_by_test_id("pad").last
-        self.hits = self.strip.get_by_test_id("hit")
-        self.status = self.strip.get_by_test_id("status")
-        self.error = self.strip.get_by_test_id("error")
+        self.root = page.locator(".cbir-explorer").last
+        self.strip = self.root.get_by_test_id("strip")
+        self.pad = self.root.get_by_test_id("pad")
+        self.hits = self.strip.get_by_test_id("hits").get_by_test_id("hit")
+        self.beside = self.strip.get_by_test_id("beside").get_by_test_id("hit")
+        self.status = self.root.get_by_test_id("status")
+        self.error = self.root.get_by_test_id("error")
 
     def control(self, name):
-        return self.page.locator(f".cbir-control-{name}").last
+        return self.root.get_by_test_id(name)
 
     def ids(self):
-        return self.strip.get_by_test_id("id").all_text_contents()
+        return self.hits.get_by_test_id("id").all_text_contents()
+
+    def set(self, name, value):
+        """Move a slider to a value, as its keys would."""
+        self.control(name).fill(str(value))
+
+    def open(self, name):
+        """Unfold a part of the page."""
+        part = self.control(name)
+        if part.get_attribute("open") is None:
+            part.locator("summary").click()
+        return part
 
     def after(self, action):
         """Do something, wait for the answer to it, and return the ids of the hits."""
@@ -115,7 +138,7 @@ class Page:
     def screenshot(self, what):
         """Keep a picture of the explorer in results/browser."""
         self.shots += 1
-        self.page.locator(".cbir-explorer").last.screenshot(path=KEPT / f"{self.name}_{self.shots:02d}_{what}.png")
+        self.root.screenshot(path=KEPT / f"{self.name}_{self.shots:02d}_{what}.png")
 
 
 def run_notebook(page, address):
@@ -127,8 +150,8 @@ def run_notebook(page, address):
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
     scrolled = page.locator(".jp-WindowedPanel-outer")
     for attempt in range(300):  # JupyterLab keeps on the page only what is near to what is in view
-        if page.locator(".cbir-strip").count():
-            page.locator(".cbir-strip").last.scroll_into_view_if_needed()
+        if page.locator(".cbir-explorer").count():
+            page.locator(".cbir-explorer").last.scroll_into_view_if_needed()
             return
         scrolled.evaluate("(notebook, to) => { notebook.scrollTop = to % notebook.scrollHeight; }", 700 * attempt)
         page.wait_for_timeout(500)

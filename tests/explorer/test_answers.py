@@ -1,10 +1,11 @@
 """What the explorer answers, against slow loops and against the search."""
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
 from cbir_utils.explorer import answers
-from cbir_utils.explorer.answers import ON_THE_MAP, Answer, map_codes, occlusion_map
+from cbir_utils.explorer.answers import Answer, map_codes, occlusion_map
 from cbir_utils.index import METRICS
 from cbir_utils.retrieval.retriever import Retriever
 
@@ -43,10 +44,37 @@ def test_occlusion_starts_from_the_distance_that_the_search_found(finished, metr
     assert measured[0] == answer.distances[2]
 
 
-def test_a_map_of_codes_holds_the_share_of_variance_that_it_says():
-    rng = np.random.default_rng(0)
-    codes = (rng.normal(size=(500, 4)) * (3, 2, 1, 1)).astype(np.float32)  # variances 9, 4, 1, 1
+def test_a_map_puts_near_codes_near_and_others_where_their_nearest_is():
+    rng, middles = np.random.default_rng(0), np.eye(3, 8) * 20
+    codes = (middles[np.arange(300) % 3] + rng.normal(size=(300, 8))).astype(np.float32)
     code_map = map_codes(codes)
-    assert abs(code_map.share - 13 / 15) < 0.03
-    assert sorted(code_map.rows) == list(range(500)) and code_map.project(codes).shape == (500, 2)
-    assert len(map_codes(np.repeat(codes, 5, axis=0)).rows) == ON_THE_MAP
+    assert code_map.rows.tolist() == list(range(300)) and code_map.points.shape == (300, 2)
+    apart = np.linalg.norm(code_map.points[:, None] - code_map.points, axis=-1)
+    np.fill_diagonal(apart, np.inf)
+    assert (apart.argmin(axis=1) % 3 == np.arange(300) % 3).all()
+    np.testing.assert_array_equal(code_map.place(codes[7:9] * 5), code_map.points[7:9])
+    again = map_codes(codes)
+    np.testing.assert_array_equal(again.points, code_map.points)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 12])
+def test_a_map_of_few_codes(count):
+    code_map = map_codes(np.random.default_rng(0).normal(size=(count, 6)).astype(np.float32))
+    assert code_map.points.shape == (count, 2) and np.isfinite(code_map.points).all()
+
+
+def test_a_map_of_many_codes_is_a_sample(monkeypatch):
+    monkeypatch.setattr(answers, "ON_THE_MAP", 50)
+    rows = map_codes(np.random.default_rng(0).normal(size=(200, 6)).astype(np.float32)).rows
+    assert len(set(rows.tolist())) == 50 and rows.max() > 100
+
+
+def test_a_decoder_that_knows_no_more_than_the_mean_image_shows_no_path(finished, monkeypatch):
+    answer = Answer(Retriever(*finished, "hog"), finished[1].queries.images[1], 4)
+    monkeypatch.setattr(Retriever, "between", lambda *_: np.zeros((7, 28, 28, 1), np.float32))
+    monkeypatch.setattr(Retriever, "decoding_error", (0.058, 0.043))
+    figure, text = answer.path(1)
+    assert figure is None and "mean squared error is 0.058, and that of the mean image is 0.043" in text
+    monkeypatch.setattr(Retriever, "decoding_error", (0.042, 0.043))
+    assert answer.path(1)[0] is not None
+    plt.close("all")

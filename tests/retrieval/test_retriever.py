@@ -111,6 +111,17 @@ def test_the_way_between_two_images_starts_and_ends_with_what_is_made_of_them(fi
     assert Retriever(run, data, "hog").between(first, second) is None
 
 
+def test_the_decoding_error_stands_beside_that_of_the_mean_image(finished, monkeypatch):
+    run, data = finished
+    retriever = Retriever(run, data, "pixels")
+    images = data.database.images[:10]
+    monkeypatch.setattr(retriever, "images", images)
+    monkeypatch.setattr(Retriever, "_encode_and_decode", (lambda images: images, lambda codes: codes / 510))
+    error, of_mean = retriever.decoding_error
+    assert error == pytest.approx(np.square(images / 510).mean(), rel=1e-4)
+    assert of_mean == pytest.approx((images / 255).var(axis=0).mean(), rel=1e-4)
+
+
 def test_missing_artifacts_and_unknown_methods_are_named(finished, tmp_path):
     with pytest.raises(ArtifactError, match=r"convolutional.* does not exist yet; make it anew with .*--from 02"):
         Retriever(*finished, "convolutional")
