@@ -20,6 +20,11 @@ class CodeMap(NamedTuple):
     points: np.ndarray  #: (M, 2) float32
     codes: np.ndarray  #: (M, D) float32, of unit length
 
+    def shares(self, points):
+        """Points as shares of the map's width and height, a list of pairs from 0 to 1."""
+        low, high = self.points.min(axis=0), self.points.max(axis=0)
+        return np.round((points - low) / np.maximum(high - low, 1e-9), 4).tolist()
+
     def place(self, codes):
         """Where other codes ``(Q, D)`` lie, ``(Q, 2)``: at their nearest code's point; t-SNE itself moves no others."""
         return self.points[(unit_length(codes) @ self.codes.T).argmax(axis=1)]

@@ -3,29 +3,24 @@
 It keeps no state of a page: each request says everything, so a page can be reloaded, and two do not disturb each other.
 """
 
-import base64
-import io
 import time
-from contextlib import suppress
 from functools import cached_property, lru_cache
 from pathlib import PurePosixPath
-from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from cbir_utils.explorer.answers import Answer, map_codes
-from cbir_utils.explorer.drawing import drawing_to_image, measure_hand
+from cbir_utils.explorer.drawing import measure_hand
 from cbir_utils.explorer.pictures import original, sprite, thumbnail
 from cbir_utils.explorer.plots import figure_url
-from cbir_utils.folders.duplicates import groups_of, near_duplicates
-from cbir_utils.folders.files import UnreadableImageError, read_image
-from cbir_utils.index import METRICS, Index
+from cbir_utils.explorer.queries import query_of_collection, query_of_dataset, query_of_drawing, query_of_file, whole
+from cbir_utils.folders.duplicates import folded, near_duplicates
+from cbir_utils.index import METRICS
 from cbir_utils.methods.corruptions import CORRUPTIONS, corrupt
 from cbir_utils.methods.descriptors import pixels
 from cbir_utils.plots import short
 from cbir_utils.retrieval.query import path_of, usual_distance
-from cbir_utils.retrieval.retriever import ELSEWHERE, Retriever, available_methods, fit_query
+from cbir_utils.retrieval.retriever import ELSEWHERE, Retriever, available_methods
 from cbir_utils.store import ArtifactError
 
 #: Images on one page of the whole collection.
@@ -34,15 +29,6 @@ PER_PAGE = 60
 SAMPLE = 2000
 #: What may go wrong with an input or a method; it is told in one sentence.
 FAILURES = (ArtifactError, ValueError, OSError, MemoryError)
-
-
-class Query(NamedTuple):
-    """An image to search with, and where it is from."""
-
-    image: np.ndarray  #: (H, W, C) uint8
-    what: str  #: in words
-    asked: dict  #: what asks for it again
-    row: int | None = None  #: of the image in what is searched, which is then left out of its own hits
 
 
 class Explorer:
@@ -126,21 +112,26 @@ class Explorer:
     def _search(self, request):
         """The hits of a query, as the page shows them."""
         begun = time.perf_counter()
-        retriever, k, page = self._retriever(request), _whole(request["k"], "k", 1, 500), request.get("page", 0)
+        retriever, k, page = self._retriever(request), whole(request["k"], "k", 1, 500), request.get("page", 0)
         query = self._query(request)
         image = self._spoilt(query, request)
         fold = bool(request.get("fold"))
         examples = [*request.get("plus", ()), *request.get("minus", ())]
         most = len(retriever) - len({*examples, query.row} - {None})
-        wanted = _whole(page, "page", 0, most) * k + k + 1  # one more tells whether there is another page
+        wanted = whole(page, "page", 0, most) * k + k + 1  # one more tells whether there is another page
         answer = self._answered(query, image, request, min(most, wanted * (1 + fold)))
         rows, distances, limit = answer.rows, answer.distances, None
         if request.get("limit") is not None:
             limit = float(request["limit"]) * self._usual(retriever.method, retriever.metric)
             rows, distances = rows[distances <= limit], distances[distances <= limit]
-        copies = self._folded(retriever, rows) if fold else {}
+        copies = folded(rows, pixels(retriever.images[rows]), self._apart) if fold else {}
         kept = [place for place, row in enumerate(rows) if not fold or row in copies]
         shown = kept[page * k : page * k + k]
+        places = None
+        if request.get("map"):  # where the query and its hits lie on it
+            code_map = self._map(retriever.method, retriever.metric)
+            codes = np.concatenate([retriever.encode(image[None]), retriever.codes[rows[shown]]])
+            places = code_map.shares(code_map.place(codes))
         ms = round(1000 * (time.perf_counter() - begun), 1)
         hits = [self._hit(retriever, rows[place], distances[place], request) for place in shown]
         for hit in hits:
@@ -154,12 +145,12 @@ class Explorer:
             "more": len(kept) > page * k + k,
             "ms": ms,
             "status": self._status(retriever, query, request, len(hits), limit, ms),
-            "places": self._places(retriever, image, rows[shown]) if request.get("map") else None,
+            "places": places,
         }
 
     def _why(self, request):
         """The figures that explain one hit of a query, each with its text."""
-        query, rank = self._query(request), _whole(request["rank"], "the hit's rank", 1, 100_000)
+        query, rank = self._query(request), whole(request["rank"], "the hit's rank", 1, 100_000)
         answer = self._answered(query, self._spoilt(query, request), request, 1)
         # The page names the hit: folding and a largest distance leave out others of the search.
         answer.rows, answer.distances = np.full(rank, request["row"]), np.full(rank, request["exact"])
@@ -172,11 +163,10 @@ class Explorer:
         code_map = self._map(retriever.method, retriever.metric)
         rows = np.setdiff1d(code_map.rows, retriever.gone)
         points = code_map.points[np.isin(code_map.rows, rows)]
-        low, high = points.min(axis=0), points.max(axis=0)
         picture, side, columns = sprite(retriever.images[rows])
         some = f"{len(rows):,} of {len(retriever):,} images, drawn at random"
         return {
-            "points": np.round((points - low) / np.maximum(high - low, 1e-9), 4).tolist(),
+            "points": code_map.shares(points),
             "rows": rows.tolist(),
             "ids": [retriever.ids[row] for row in rows],
             "labels": [self._label(row) for row in rows],
@@ -196,7 +186,7 @@ class Explorer:
             and (not label or self._label(row) == label)
         ]
         rows = np.setdiff1d(rows, retriever.gone)
-        shown = rows[_whole(page, "page", 0, len(retriever)) * PER_PAGE :][:PER_PAGE]
+        shown = rows[whole(page, "page", 0, len(retriever)) * PER_PAGE :][:PER_PAGE]
         return {
             "found": len(rows),
             "page": page,
@@ -215,53 +205,19 @@ class Explorer:
         return self._load(request["method"], request["metric"])
 
     def _query(self, request):
-        """The :class:`Query` that a request asks for: of a dataset, of what is searched, a file or a drawing."""
-        asked, shape = request["query"], self.data.database.images.shape[1:]
+        """The :class:`Query` that a request asks for."""
+        asked = request["query"]
         if "query" in asked:
-            number = asked["query"]
-            if number == "random":
-                number = int(self._rng.integers(len(self.data.queries)))
-            number = _whole(number, "the query's number", 0, len(self.data.queries) - 1)
-            image, own = np.asarray(self.data.queries.images[number]), self.data.own_rows
-            own = None if own is None else int(own[number])
-            what = f"query {number}" if not self.data.ids else self.data.ids[own]
-            return Query(image, what, {"query": number} if not self.data.ids else {"row": own}, own)
-        if "row" in asked or "id" in asked:
-            retriever = self._retriever(request)
-            if "id" in asked:
-                asked = {"row": self._found(retriever, asked["id"])}
-            row = _whole(asked["row"], "the image's row", 0, len(retriever.ids) - 1)
-            return Query(np.asarray(retriever.images[row]), f"image {retriever.ids[row]}", asked, row)
+            return query_of_dataset(self.data, asked["query"], self._rng)
         if "ink" in asked:
-            ink = np.frombuffer(base64.b64decode(asked["ink"]), np.uint8)
-            ink = ink.reshape(round(len(ink) ** 0.5), -1)
-            hand = self._hand if asked.get("fit", True) else None
-            return Query(drawing_to_image(ink, shape, hand, light=self.data.light), "a drawing", asked)
-        content = base64.b64decode(asked["file"])
-        try:
-            image = read_image(content, shape)
-        except UnreadableImageError as error:
-            raise UnreadableImageError(f"{asked['name']} cannot be a query: {error}") from error
-        image = fit_query(image, self.data)
-        # Asked for again by what became of it, which is small; a PNG image of this very size is read as it is.
-        buffer = io.BytesIO()
-        Image.fromarray(image[..., 0] if shape[-1] == 1 else image).save(buffer, "PNG")
-        again = {"file": base64.b64encode(buffer.getvalue()).decode(), "name": asked["name"]}
-        return Query(image, asked["name"], again)
+            return query_of_drawing(self.data, asked, self._hand)
+        if "file" in asked:
+            return query_of_file(self.data, asked)
+        return query_of_collection(self._retriever(request), asked)
 
     @cached_property
     def _hand(self):
         return measure_hand(self.data.database.images, self.data.light)
-
-    def _found(self, retriever, text):
-        """The row of an id, or else of the first id that holds ``text``."""
-        with suppress(ValueError):
-            return retriever.ids.index(text)
-        rows = (row for row, name in enumerate(retriever.ids) if text and text.lower() in name.lower())
-        row = next(rows, None)
-        if row is None:
-            raise ValueError(f"no image of this collection is called {text!r}")
-        return row
 
     def _spoilt(self, query, request):
         """The query's image as the corruption leaves it."""
@@ -286,7 +242,7 @@ class Explorer:
         }
 
     def _example(self, retriever, row):
-        row = _whole(row, "the image's row", 0, len(retriever.ids) - 1)
+        row = whole(row, "the image's row", 0, len(retriever.ids) - 1)
         return {
             "row": row,
             "id": retriever.ids[row],
@@ -296,7 +252,7 @@ class Explorer:
     def _named(self, row):
         """The id of a row, and its image."""
         retriever = self._load(self.start["method"], self.start["metric"])
-        row = _whole(row, "the image's row", 0, len(retriever.ids) - 1)
+        row = whole(row, "the image's row", 0, len(retriever.ids) - 1)
         return retriever.ids[row], retriever.images[row]
 
     def _source(self, retriever, query, image):
@@ -309,32 +265,12 @@ class Explorer:
         known = self.data.database.labels  # images added later have none
         return "" if known is None or row >= len(known) else self.data.class_names[known[row]]
 
-    def _folded(self, retriever, rows):
-        """The first of each group of near-duplicates among some rows, with the others: ``{row: [row, ...]}``."""
-        groups = {int(row): [] for row in rows}
-        codes = pixels(retriever.images[rows])
-        if len(rows) > 1:
-            hits = Index().add(codes).search(codes, min(5, len(rows) - 1), exclude_self=np.arange(len(rows)))
-            place, beside = np.nonzero(hits.distances <= self._apart)
-            pairs = np.stack([place, hits.ids[place, beside]], axis=1)
-            for group in groups_of(pairs) if len(pairs) else []:
-                first, *others = (int(rows[place]) for place in group)
-                groups[first] = [groups.pop(row) and row or row for row in others]
-        return groups
-
     @cached_property
     def _apart(self):
         """How near two images' pixels must be to count as near-duplicates, learned from some of the database."""
         images = self.data.database.images
         rows = np.unique(np.linspace(0, len(images) - 1, SAMPLE).astype(int))
         return near_duplicates(pixels(images[rows]))[2]
-
-    def _places(self, retriever, image, rows):
-        """Where the query and its hits lie on the map, as shares of it."""
-        code_map = self._map(retriever.method, retriever.metric)
-        codes = np.concatenate([retriever.encode(image[None]), retriever.codes[rows]])
-        low, high = code_map.points.min(axis=0), code_map.points.max(axis=0)
-        return np.round((code_map.place(codes) - low) / np.maximum(high - low, 1e-9), 4).tolist()
 
     def _status(self, retriever, query, request, count, limit, ms):
         kind, strength = request.get("spoil") or ("", 0)
@@ -349,10 +285,3 @@ class Explorer:
             return f"{by}: nothing here is alike, no image lies within a distance of {short(limit)}."
         within = f" within a distance of {short(limit)}" if limit is not None else ""
         return f"{by}: {count} of {len(retriever):,} images{within} in {ms} ms."
-
-
-def _whole(value, what, low, high):
-    """A whole number from a request; ValueError with one sentence if it is none, or out of range."""
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise ValueError(f"{what} must be a whole number from {low} to {high:,}, not {value!r}")
-    return value

@@ -41,7 +41,29 @@ def groups_of(pairs):
     >>> groups_of(np.array([[4, 7], [0, 2], [2, 3]]))
     [[0, 2, 3], [4, 7]]
     """
+    if not len(pairs):
+        return []
     rows, ends = np.unique(pairs, return_inverse=True)
     ends = ends.reshape(-1, 2)
     _, group = connected_components(coo_array((np.ones(len(ends)), ends.T), shape=(len(rows), len(rows))))
     return sorted(rows[group == number].tolist() for number in np.unique(group))
+
+
+def folded(rows, codes, limit):
+    """The first of each group of near-duplicates among some rows, with the others: ``{row: [row, ...]}``.
+
+    ``codes`` are those of the rows, ``(N, D)`` float32; two are near-duplicates within the distance ``limit``.
+
+    >>> folded([7, 4, 9], np.array([[0, 0], [5, 5], [0, 1]], np.float32), 1.5)
+    {7: [9], 4: []}
+    """
+    groups = {int(row): [] for row in rows}
+    if len(rows) < 2:
+        return groups
+    hits = Index().add(codes).search(codes, min(5, len(rows) - 1), exclude_self=np.arange(len(rows)))
+    place, beside = np.nonzero(hits.distances <= limit)
+    for first, *others in groups_of(np.stack([place, hits.ids[place, beside]], axis=1)):
+        groups[int(rows[first])] = [int(rows[other]) for other in others]
+        for other in others:
+            del groups[int(rows[other])]
+    return groups

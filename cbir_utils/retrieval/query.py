@@ -119,7 +119,7 @@ def duplicates(run, data, page=None):
     rows = np.setdiff1d(np.arange(len(retriever.ids)), retriever.gone)
     pairs, *_ = near_duplicates(retriever.codes[rows])
     groups = []
-    for group in groups_of(rows[pairs]) if len(pairs) else []:
+    for group in groups_of(rows[pairs]):
         files = [{"id": retriever.ids[row], "path": path_of(run, retriever.ids[row]), "row": row} for row in group]
         files = [file | {"bytes": os.path.getsize(file["path"]) if file["path"] else None} for file in files]
         groups.append(sorted(files, key=lambda file: -(file["bytes"] or 0)))

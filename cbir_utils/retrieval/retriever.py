@@ -6,7 +6,6 @@ that were added later (:mod:`cbir_utils.retrieval.library`) are searched too.
 
 import json
 from functools import cached_property, partial
-from typing import NamedTuple
 
 import numpy as np
 
@@ -14,8 +13,8 @@ from cbir_utils.codes import checked_k, unit_length
 from cbir_utils.datasets import is_light, load_dataset, scale
 from cbir_utils.index import Hits, Index
 from cbir_utils.methods import descriptors
-from cbir_utils.methods.manifold import DiffusionMap, fuse
 from cbir_utils.methods.words import VisualWords
+from cbir_utils.retrieval.fusion import Fusion
 from cbir_utils.retrieval.notes import library
 from cbir_utils.store import ArtifactError
 
@@ -123,59 +122,10 @@ def load_encoder(run, method, data):
         from cbir_utils.training import encode, load_model  # only here: Keras takes seconds to load
 
         return partial(encode, load_model(run.checked_path(f"{method}/encoder.keras")))
-    fusion = Fusion(run, data)
+    fusion = Fusion(run, data, load_encoder(run, "taught", data))
     if method == "joint":
         return fusion.joint
     return lambda images: getattr(fusion.look(images), "mapped" if method == "manifold" else "fused")
-
-
-class Look(NamedTuple):
-    """What :class:`Fusion` sees in ``Q`` images."""
-
-    joint: np.ndarray  #: (Q, D) float32: the network's codes beside HOG
-    hits: Hits  #: (Q, K): the candidates in the database, matched
-    mapped: np.ndarray  #: (Q, M) float32: the diffusion map's codes
-    fused: np.ndarray  #: (Q, M + D) float32
-
-
-class Fusion:
-    """The way of an image through what notebook 08 made: network, HOG, candidates, diffusion map."""
-
-    def __init__(self, run, data):
-        self.network = load_encoder(run, "taught", data)
-        self.edges = descriptors.Projection.load(run.checked_path("joint/edges.npz"))
-        self.weight = run.manifest["edge_weight"]
-        self.run, self.data = run, data
-
-    @cached_property
-    def search(self):
-        """The :class:`MatchedSearch` of the database."""
-        from cbir_utils.methods.distortion import MatchedSearch  # only here: Numba takes a second to load
-
-        return MatchedSearch(self.run.load_codes("joint")[0], self.data.database.images)
-
-    @cached_property
-    def manifold(self):
-        """The diffusion map; ArtifactError if the run's codes come from another one."""
-        name = "manifold/diffusion_map.npz"
-        manifold = DiffusionMap.load(self.run.checked_path(name))
-        if not np.array_equal(manifold.codes, self.run.load_codes("manifold")[0]):
-            remedy = self.run.remedy(name)
-            raise ArtifactError(f"{self.run.path(name)} is not the map that the codes come from; run {remedy}")
-        return manifold
-
-    def joint(self, images):
-        """The joint codes of images, ``(Q, D)`` float32."""
-        from cbir_utils.methods.steps import join  # only here: Keras takes seconds to load
-
-        return join(images, self.network(images), self.edges, self.weight)
-
-    def look(self, images):
-        """Everything at once: :class:`Look`."""
-        joint = self.joint(images)
-        hits = self.search.search(joint, images)
-        mapped = self.manifold.embed(hits)
-        return Look(joint, hits, mapped, fuse(mapped, joint))
 
 
 class Retriever:
@@ -196,7 +146,7 @@ class Retriever:
         self.method, self.metric = method or available_methods(run)[0], metric
         self.shape = data.database.images.shape[1:]
         if self.method == "matched":
-            self._fusion = Fusion(run, data)
+            self._fusion = Fusion(run, data, load_encoder(run, "taught", data))
             self.encode = lambda images: self._fusion.look(images).fused
         else:
             self.encode = load_encoder(run, self.method, data)

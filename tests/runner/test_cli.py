@@ -206,7 +206,7 @@ def test_query_prints_what_is_nearest_as_text_or_as_json(command, finished, caps
     ImageOps.invert(Image.open(finished[1] / "07.png")).save(tmp_path / "negative.png")
     assert command("query", tmp_path / "negative.png", "-k", "3") == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "method pixels, cosine distance, no encoder, 12 images"
+    assert lines[0] == "method distortion, cosine distance, no encoder, 12 images"
     assert lines[1] == "searched as its negative: the database's background is dark"
     assert lines[2].split() == ["1", "0.0000", "07.png"] and len(lines) == 6
     assert finished[0].path("queries/negative.png").read_bytes().startswith(b"\x89PNG")
