@@ -62,7 +62,7 @@ class Explorer:
         """
         tasks = {
             "alive": lambda _: {"alive": True},
-            "open": self._open,
+            "open": lambda _: _known(self),
             "search": self._search,
             "why": self._why,
             "map": self._show_map,
@@ -86,28 +86,6 @@ class Explorer:
         return self._answered(query, self._spoilt(query, request), request, request["k"])
 
     # -- the requests -----------------------------------------------------------------------------------------------
-
-    def _open(self, _):
-        """What a page needs to know before it asks."""
-        data, photographs = self.data, bool(self.data.ids)
-        parents = sorted({str(PurePosixPath(name).parent) for name in data.ids or ()})
-        known = {kind: (min(one.strengths), max(one.strengths), one.unit) for kind, one in CORRUPTIONS.items()}
-        return {
-            "name": self.run.dataset,
-            "images": len(data.database),
-            "queries": len(data.queries),
-            "methods": [
-                {"name": name, "text": f"{name} ({ELSEWHERE[name]})" if name in ELSEWHERE else name}
-                for name in dict.fromkeys([*self.methods, self.start["method"]])
-            ],  # fmt: skip
-            "metrics": list(METRICS),
-            "corruptions": known,
-            "classes": list(data.class_names) if data.database.labels is not None else [],
-            "folders": parents[:500] if len(parents) > 1 else [],
-            "files": photographs,
-            "light": bool(data.light),
-            "start": self.start,
-        }
 
     def _search(self, request):
         """The hits of a query, as the page shows them."""
@@ -144,7 +122,7 @@ class Explorer:
             "first": page * k,
             "more": len(kept) > page * k + k,
             "ms": ms,
-            "status": self._status(retriever, query, request, len(hits), limit, ms),
+            "status": _status(retriever, query, request, len(hits), limit, ms),
             "places": places,
         }
 
@@ -272,16 +250,41 @@ class Explorer:
         rows = np.unique(np.linspace(0, len(images) - 1, SAMPLE).astype(int))
         return near_duplicates(pixels(images[rows]))[2]
 
-    def _status(self, retriever, query, request, count, limit, ms):
-        kind, strength = request.get("spoil") or ("", 0)
-        spoilt = f" with {kind} {float(strength):.3g}" if strength else ""
-        plus, minus = len(request.get("plus", ())), len(request.get("minus", ()))
-        examples = (f" and {plus} more like it" if plus else "") + (f", unlike {minus}" if minus else "")
-        encoder = f"encoder {retriever.encoder_hash[:12]}" if retriever.encoder_hash else "no encoder"
-        encoder = ELSEWHERE.get(retriever.method, encoder)
-        method = f"{retriever.method} ({encoder}) and {retriever.metric} distance"
-        by = f"Searched with {query.what}{spoilt}{examples}, by {method}"
-        if not count and limit is not None:
-            return f"{by}: nothing here is alike, no image lies within a distance of {short(limit)}."
-        within = f" within a distance of {short(limit)}" if limit is not None else ""
-        return f"{by}: {count} of {len(retriever):,} images{within} in {ms} ms."
+
+def _known(explorer):
+    """What a page needs to know before it asks."""
+    data = explorer.data
+    parents = sorted({str(PurePosixPath(name).parent) for name in data.ids or ()})
+    known = {kind: (min(one.strengths), max(one.strengths), one.unit) for kind, one in CORRUPTIONS.items()}
+    return {
+        "name": explorer.run.dataset,
+        "images": len(data.database),
+        "queries": len(data.queries),
+        "methods": [
+            {"name": name, "text": f"{name} ({ELSEWHERE[name]})" if name in ELSEWHERE else name}
+            for name in dict.fromkeys([*explorer.methods, explorer.start["method"]])
+        ],  # fmt: skip
+        "metrics": list(METRICS),
+        "corruptions": known,
+        "classes": list(data.class_names) if data.database.labels is not None else [],
+        "folders": parents[:500] if len(parents) > 1 else [],
+        "files": bool(data.ids),
+        "light": bool(data.light),
+        "start": explorer.start,
+    }
+
+
+def _status(retriever, query, request, count, limit, ms):
+    """What was searched with, by what, and how many hits there are, in a sentence."""
+    kind, strength = request.get("spoil") or ("", 0)
+    spoilt = f" with {kind} {float(strength):.3g}" if strength else ""
+    plus, minus = len(request.get("plus", ())), len(request.get("minus", ()))
+    examples = (f" and {plus} more like it" if plus else "") + (f", unlike {minus}" if minus else "")
+    encoder = f"encoder {retriever.encoder_hash[:12]}" if retriever.encoder_hash else "no encoder"
+    encoder = ELSEWHERE.get(retriever.method, encoder)
+    method = f"{retriever.method} ({encoder}) and {retriever.metric} distance"
+    by = f"Searched with {query.what}{spoilt}{examples}, by {method}"
+    if not count and limit is not None:
+        return f"{by}: nothing here is alike, no image lies within a distance of {short(limit)}."
+    within = f" within a distance of {short(limit)}" if limit is not None else ""
+    return f"{by}: {count} of {len(retriever):,} images{within} in {ms} ms."
