@@ -7,7 +7,7 @@ function code_map(el, { pick, selected }) {
   const sheet = new Image();
   const canvas = document.createElement("canvas");
   canvas.tabIndex = 0;
-  canvas.dataset.testid = "map";
+  canvas.dataset.testid = "map-canvas";
   canvas.setAttribute("role", "application");
   canvas.setAttribute("aria-label", "Map of the codes. Plus and minus zoom, arrows move, Enter searches with the image in the middle.");
   const tools = document.createElement("div");

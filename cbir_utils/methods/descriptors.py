@@ -7,6 +7,8 @@ from cbir_utils.datasets import scale
 
 #: HOG's cells along each side of an image, and its directions.
 CELLS, ORIENTATIONS = 4, 9
+#: Pixels of images that HOG looks at at once; each takes about 100 bytes.
+HOG_PIXELS = 2_000_000
 
 
 def pixels(images):
@@ -80,8 +82,9 @@ def oriented_gradients(images):
     directions between 0° and 180°. The histograms of each block of 2 × 2 cells are scaled to unit length, cut at .2
     and scaled again; there are 9 blocks of 36 numbers. The grey value is the mean over the channels.
     """
-    if len(images) > 5000:  # in blocks, to save memory
-        return np.concatenate([oriented_gradients(images[i : i + 5000]) for i in range(0, len(images), 5000)])
+    block = max(1, HOG_PIXELS // (images.shape[1] * images.shape[2]))
+    if len(images) > block:  # to save memory
+        return np.concatenate([oriented_gradients(images[i : i + block]) for i in range(0, len(images), block)])
     grey = scale(images).mean(axis=-1)
     count, height, width = grey.shape
     if min(height, width) < CELLS:

@@ -9,7 +9,6 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from tqdm.auto import tqdm
 
-from cbir_utils.codes import unit_length
 from cbir_utils.datasets import scale
 
 #: Side of a patch, and from one patch to the next, in pixels.
@@ -59,8 +58,8 @@ class VisualWords:
         lengths = np.square(self.words).sum(axis=1) / 2
         for row, image in enumerate(tqdm(images, "counting words", leave=False, delay=2)):
             nearest = ((_patches(image) - self.mean) @ self.whitening @ self.words.T - lengths).argmax(axis=1)
-            codes[row] = np.bincount(nearest, minlength=len(self.words))
-        return unit_length(np.sqrt(codes))
+            codes[row] = np.sqrt(np.bincount(nearest, minlength=len(self.words)) / len(nearest))
+        return codes
 
     def save(self, path):
         """Write it to ``path`` (``.npz``)."""

@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 
 from cbir_utils.methods import steps
-from cbir_utils.methods.descriptors import Projection
+from cbir_utils.methods.descriptors import Projection, oriented_gradients
 from cbir_utils.methods.distortion import MatchedSearch, blend
 from cbir_utils.methods.manifold import DiffusionMap
 from cbir_utils.methods.words import VisualWords
@@ -14,10 +14,10 @@ from cbir_utils.training import encode
 
 #: Neighbours of an image in the graph, and numbers of the map; fewer where the database is small.
 NEIGHBOURS, DIMENSIONS = 5, 47
-
-
 #: Numbers of a photograph's code.
 PHOTO_NUMBERS = 128
+#: Images, evenly spread over the database, that decide which method is learned.
+DECIDING = 10_000
 
 
 def learn(run, data, *, seed=0, verbose=True):
@@ -26,9 +26,10 @@ def learn(run, data, *, seed=0, verbose=True):
     Where the image distortion model suits the images (``MatchedSearch.suits``: handwriting, drawings), it is
     ``matched``, else ``photo``. What the run has already is kept.
     """
-    codes = steps.project_both(data, steps.fit_edges(data, seed))[0]
+    some = np.unique(np.linspace(0, len(data.database) - 1, DECIDING).astype(int))
+    images = data.database.images[some]
     method, make = "photo", learn_photo
-    if MatchedSearch(codes, data.database.images).suits:
+    if MatchedSearch(oriented_gradients(images), images).suits:
         method, make = "matched", partial(learn_fused, verbose=verbose)
     if method not in available_methods(run):
         make(run, data, seed=seed)

@@ -232,7 +232,7 @@ def test_why_opens_and_follows(opened):
 def test_the_map_zooms_selects_and_searches(opened):
     opened.open("where")
     expect(opened.control("where")).to_contain_text("Near points have near codes", timeout=90_000)
-    canvas = opened.control("map").locator("canvas")
+    canvas = opened.control("map-canvas")
     opened.screenshot("map")
     canvas.focus()
     for key in ("+", "ArrowLeft", "-"):
@@ -256,7 +256,7 @@ def test_the_map_zooms_selects_and_searches(opened):
     expect(opened.control("selected")).to_contain_text("Lasso")
     place = opened.page.evaluate(
         """() => {  // where an image lies: a spot of the canvas that is not its grey ground
-            const canvas = [...document.querySelectorAll("[data-testid=map] canvas, canvas[data-testid=map]")].at(-1);
+            const canvas = [...document.querySelectorAll("[data-testid=map-canvas]")].at(-1);
             const pixels = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
             const ratio = canvas.clientWidth / canvas.width;
             for (let y = 40; y < canvas.height; y += 3) for (let x = 40; x < canvas.width; x += 3)
