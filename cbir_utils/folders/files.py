@@ -7,16 +7,31 @@ import base64
 import io
 import logging
 import os
+import re
 import threading
 import warnings
 from contextlib import nullcontext, suppress
 
 import numpy as np
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageCms, ImageOps, ImageStat, PngImagePlugin
 
-#: The formats read, by Pillow's names, and how their files begin (WebP's begin with RIFF and a length).
-FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP")
-BEGINNINGS = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*")
+#: The formats read, by Pillow's names (its JPEG reads MPO), and how the files of most begin.
+FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "AVIF", "JPEG2000", "PPM")
+BEGINNINGS = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  ")
+#: What else people keep among their pictures: a pattern of the file's beginning, and what it is.
+OTHERS = {
+    rb"....ftyp(hei|hev|mif1|msf1)": "HEIC, which is not read here; save it as JPEG",
+    rb"....ftypcrx|II\*\0....CR|FUJIFILM|IIRO|IIU\0": "a camera's raw data, which are not read here; save it as JPEG",
+    rb"....ftyp": "a film",
+    rb"%PDF|%!PS": "a document",
+    rb"\s*<(\?xml|svg)": "a drawing of lines (SVG), which is not read here; save it as PNG",
+}
+#: Of these ranges the smallest that holds all of an image's whole numbers is black to white.
+WHITES = (255, 1023, 4095, 16383, 65535)
+#: Where the drawn part of a transparent image is lighter than this on average, its ground is black instead of white.
+LIGHT = 216
+#: So many frames of an animation are looked at for one that is not blank.
+FRAMES = 50
 #: Larger images are refused before their pixels are decoded: a small file can promise terabytes. A JPEG's pixels are
 #: counted as they are decoded: at a half, a quarter or an eighth where it is large.
 MAX_PIXELS = 50_000_000
@@ -38,7 +53,12 @@ REASONS = {
 
 SRGB = ImageCms.createProfile("sRGB")
 
+#: The mark at a JPEG's end.
+END = b"\xff\xd9"
+
 _one_large_at_a_time = threading.Lock()
+# A comment or a colour profile of some megabytes does not make a picture unreadable.
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
 logging.getLogger("PIL").addHandler(logging.NullHandler())  # else Python prints what Pillow logs about bad files
 
 
@@ -49,14 +69,15 @@ class UnreadableImageError(ValueError):
 def read_image(file, shape):
     """Read an image file into an array of the shape asked for.
 
-    The first frame is read and turned as its EXIF orientation says. Transparent parts become white. Colours are brought
-    to sRGB by the file's colour profile. The image is
+    The first frame that is not blank is read, and turned as its EXIF orientation says. Transparent parts become white,
+    or black where what is drawn is nearly white. Colours are brought to sRGB by the file's colour profile. The image is
     scaled by bicubic interpolation until its longer side fits, and stands in the middle; the rest gets the median
-    colour of its outermost pixels. Grey is the luma of ITU-R 601. White is 65,535 in grey of 16 bits and 4,095 in grey
-    of 12 bits; of colours with 16 bits the higher 8 count. The range of 32-bit integers is the smallest of 0–1, 0–255
-    and 0–65,535 that holds all pixels, or else from the least to the greatest pixel.
+    colour of its outermost pixels. Grey is the luma of ITU-R 601. Of colours with 16 bits the higher 8 count. Grey of
+    more than 8 bits goes from 0 to white: the smallest of 255, 1,023, 4,095, 16,383 and 65,535 that holds all pixels,
+    for cameras and scanners fill 10, 12 or 14 of 16 bits. (In TIFF of 12 bits it is 4,095.) Integers of 32 bits below 0
+    or above 65,535 go from the least pixel to the greatest.
 
-    ``file`` is a path, the content of a file (bytes), or a file open for reading: PNG, JPEG, GIF, BMP, TIFF or WebP.
+    ``file`` is a path, the content of a file (bytes), or a file open for reading, of one of :data:`FORMATS`.
     ``shape`` is ``(H, W, C)`` of the uint8 array that comes back; C is 1 (grey) or 3 (colour). Raises
     :class:`UnreadableImageError` for what is no image, damaged, or of more than ``MAX_PIXELS`` pixels.
     """
@@ -130,12 +151,52 @@ def _decode(stream, size, finish):
         with _one_large_at_a_time if image.width * image.height > LARGE else nullcontext():
             codec, _, _, stored = image.tile[0] if image.tile else ("", None, 0, "")
             stored = stored if isinstance(stored, str) else str(stored[0])  # Pillow's name of the mode, such as "L;4"
-            if codec == "raw" and stored == "RGBX" and image.tag_v2.get(262) == 6:
+            tags = getattr(image, "tag_v2", {})  # of TIFF
+            if codec == "raw" and stored == "RGBX" and tags.get(262) == 6:
                 raise UnreadableImageError("its colours are plain YCbCr; save it in RGB")
-            image.load()
+            if codec == "raw" and tags.get(284) == 2 and 16 in tags.get(258, ()):
+                raise UnreadableImageError("its colours of 16 bits lie one after the other (planar); save it otherwise")
+            _load(image, stream)
             with suppress(Exception):  # a camera's damaged notes do not make the picture unreadable
                 ImageOps.exif_transpose(image, in_place=True)
-            return finish(_in_srgb(_flatten(image, stored), image.info.get("icc_profile")))
+            profile, flat = image.info.get("icc_profile"), _flatten(image, stored)
+            if _blank(flat):
+                flat = next(filter(lambda frame: not _blank(frame), _later_frames(image, stored)), flat)
+            return finish(_in_srgb(flat, profile))
+
+
+def _load(image, stream):
+    """Decode an image's pixels; of a JPEG that lacks only the mark of its end, too, as viewers do."""
+    try:
+        image.load()
+    except OSError:
+        stream.seek(0)
+        content = stream.read()
+        if image.format != "JPEG" or content.endswith(END):
+            raise
+        # What follows the last pixel changes none; where pixels are missing, it is taken for them.
+        decoded = []
+        for filling in (b"", b"\x55\xa3" * 64):
+            with Image.open(io.BytesIO(content.removesuffix(END[:1]) + filling + END), formats=("JPEG",)) as whole:
+                whole.draft(None, image.size)
+                whole.load()
+                decoded.append(whole.copy())
+        if decoded[0].tobytes() != decoded[1].tobytes():
+            raise
+        image.im, image.tile = decoded[0].im, []
+
+
+def _blank(image):
+    """Whether all pixels are the same."""
+    extrema = image.getextrema()
+    return all(low == high for low, high in (extrema if isinstance(extrema[0], tuple) else [extrema]))
+
+
+def _later_frames(image, stored):
+    """The frames after the first, as far as :data:`FRAMES`, flattened."""
+    for frame in range(1, min(getattr(image, "n_frames", 1), FRAMES)):
+        image.seek(frame)
+        yield _flatten(image.copy(), stored)
 
 
 def _in_srgb(image, profile):
@@ -151,10 +212,13 @@ def _in_srgb(image, profile):
 def _why_unidentified(stream):
     """Why Pillow sees no image in a file: it is empty, damaged at its beginning, or something else."""
     stream.seek(0)
-    start = stream.read(12)
-    if start.startswith(BEGINNINGS) or (start.startswith(b"RIFF") and start.endswith(b"WEBP")):
+    start = stream.read(32)
+    for pattern, what in OTHERS.items():
+        if re.match(pattern, start, re.DOTALL):
+            return what
+    if start.startswith(BEGINNINGS) or (start.startswith(b"RIFF") and start[8:12] == b"WEBP"):
         return "damaged or truncated"
-    return "not an image (PNG, JPEG, GIF, BMP, TIFF or WebP)" if start else "empty (zero bytes)"
+    return "not an image (PNG, JPEG, GIF, BMP, TIFF, WebP, AVIF, JPEG 2000 or PPM)" if start else "empty (zero bytes)"
 
 
 def _flatten(image, stored):
@@ -171,19 +235,22 @@ def _flatten(image, stored):
     elif stored == "RGB;16B" and key is not None:
         image.info["transparency"] = tuple(value >> 8 for value in key)
     image = image.convert("RGBA")
-    white = Image.new("RGB", image.size, "white")
-    white.paste(image, mask=image.getchannel("A"))
-    return white
+    mask = image.getchannel("A")
+    drawn = ImageStat.Stat(image.convert("L"), mask.point(lambda alpha: 255 * (alpha > 0)))
+    ground = Image.new("RGB", image.size, "black" if drawn.count[0] and drawn.mean[0] > LIGHT else "white")
+    ground.paste(image, mask=mask)
+    return ground
 
 
 def _eight_bits(image, stored):
     """A grey image of 12, 16 or 32 bits, brought to 8 bits by the rule that :func:`read_image` states."""
     values = np.asarray(image).astype(np.float32)
-    low, high = 0, 4095 if stored == "I;12" else 65535
-    if image.mode == "I":
-        low, high = float(values.min()), float(values.max())
-        whites = [white for white in (1, 255, 65535) if low >= 0 and high <= white]
-        low, high = (0, whites[0]) if whites else (low, max(high, low + 1))
+    least, most = float(values.min()), float(values.max())
+    low, high = 0, 4095 if stored == "I;12" else next((white for white in WHITES if most <= white), 0)
+    if image.mode == "I" and least >= 0 and most <= 1:
+        high = 1
+    if not high or least < 0:
+        low, high = least, max(most, least + 1)
     grey = np.rint((values - low) / np.float32((high - low) / 255)).clip(0, 255).astype(np.uint8)
     if "transparency" in image.info:
         grey[values == image.info["transparency"]] = 255

@@ -10,7 +10,7 @@ from unittest.mock import MagicMock, Mock
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, PngImagePlugin
 
 from cbir_utils.folders import files as image_files
 from cbir_utils.folders.files import UnreadableImageError, preview, read_image
@@ -279,8 +279,8 @@ def test_whatever_pillow_raises_is_a_reason(monkeypatch):
 
 
 def test_files_that_are_not_there_or_no_images_are_named_so(tmp_path, monkeypatch):
-    for data in (b"some words", b"\0" * 100, b"P5 2 2 255\n\0\0\0\0", b"RIFF\0\0\0\0WAVEfmt "):  # PGM is not named
-        assert reason(data) == "not an image (PNG, JPEG, GIF, BMP, TIFF or WebP)"
+    for data in (b"some words", b"\0" * 100, b"RIFF\0\0\0\0WAVEfmt "):
+        assert reason(data) == "not an image (PNG, JPEG, GIF, BMP, TIFF, WebP, AVIF, JPEG 2000 or PPM)"
     (tmp_path / "empty.png").touch()
     os.mkfifo(tmp_path / "pipe.png")
     assert reason(tmp_path / "empty.png") == reason(b"") == "empty (zero bytes)"
@@ -342,3 +342,94 @@ def test_a_large_image_is_decoded_alone(monkeypatch):
     assert not lock.__enter__.called
     grey(encoded(np.zeros((3, 3), np.uint8)))
     assert lock.__enter__.called
+
+
+SOME = np.random.default_rng(0).integers(0, 255, (32, 32, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize(
+    "form", ["PNG", "JPEG", "MPO", "GIF", "BMP", "TIFF", "WEBP", "AVIF", "JPEG2000", "PPM", "PPM, grey"]
+)
+def test_what_pillow_reads_safely_is_read(form):
+    given = np.kron(SOME[:4, :4], np.ones((16, 16, 1), np.uint8))
+    image = np.array(colour(encoded(given[..., 0] if "grey" in form else given, form.split(",")[0]), 64, 64))
+    expected = given[..., :1] if "grey" in form else given
+    assert np.abs(image - expected.astype(int)).mean() < 8  # some lose a little
+
+
+@pytest.mark.parametrize(
+    ("start", "what"),
+    [
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC, which is not read here; save it as JPEG"),
+        (b"\0\0\0\x1cftypmif1\0\0\0\0mif1heic", "HEIC, which is not read here; save it as JPEG"),
+        (b"\0\0\0\x18ftypcrx \0\0\0\1", "a camera's raw data, which are not read here; save it as JPEG"),
+        (b"II*\0\x10\0\0\0CR\2\0", "a camera's raw data, which are not read here; save it as JPEG"),
+        (b"FUJIFILMCCD-RAW 0201", "a camera's raw data, which are not read here; save it as JPEG"),
+        (b"\0\0\0\x18ftypmp42", "a film"),
+        (b"%PDF-1.7", "a document"),
+        (b"<svg xmlns='http://www'/>", "a drawing of lines (SVG), which is not read here; save it as PNG"),
+        (b'<?xml version="1.0"?>', "a drawing of lines (SVG), which is not read here; save it as PNG"),
+    ],
+)  # fmt: skip
+def test_what_else_people_keep_is_named(start, what):
+    assert reason(start + bytes(100)) == what
+
+
+@pytest.mark.parametrize("form", ["GIF", "TIFF", "WEBP"])
+def test_of_an_animation_the_first_frame_that_is_not_blank_is_read(form):
+    blank, second, third = (Image.fromarray(a) for a in (np.full_like(SOME, 255), SOME, 255 - SOME))
+    options = {"lossless": True} if form == "WEBP" else {}
+    file = io.BytesIO()
+    blank.save(file, form, save_all=True, append_images=[blank, second, third], **options)
+    assert np.abs(np.array(colour(file.getvalue(), 32, 32)) - SOME.astype(int)).mean() < 10
+    alone = io.BytesIO()
+    blank.save(alone, form)
+    assert (np.array(colour(alone.getvalue())) == 255).all()
+
+
+def test_the_ground_of_a_light_drawing_is_black_and_of_others_white():
+    for level, ground in ((255, 0), (230, 0), (200, 255), (0, 255)):
+        image = np.zeros((8, 8, 4), np.uint8)
+        image[2:6, 2:6] = (level, level, level, 255)
+        found = np.array(colour(encoded(image), 8, 8))
+        assert (found[0, 0] == ground).all() and (found[3, 3] == level).all()
+    assert (np.array(colour(encoded(np.zeros((8, 8, 4), np.uint8)))) == 255).all()  # nothing is drawn
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+@pytest.mark.parametrize("form", ["PNG", "TIFF"])
+def test_grey_of_16_bits_goes_to_the_smallest_white_that_holds_it(form, bits):
+    white = 2**bits - 1
+    image = np.array([[0, white // 2 + 1], [white, white]], np.uint16)
+    assert np.abs(np.array(grey(encoded(image, form))) - [[0, 128], [255, 255]]).max() <= 1
+
+
+def test_colours_of_16_bits_that_lie_one_after_the_other_are_refused():
+    """A TIFF as Pillow itself would write it, said to be planar: Pillow reads wrong values from such."""
+    directory = struct.pack("<H", 9)
+    content = b"II*\0" + struct.pack("<I", 8)
+    start = 8 + 2 + 9 * 12 + 4
+    entries = {256: (3, 1, 4), 257: (3, 1, 4), 258: (3, 3, start), 259: (3, 1, 1), 262: (3, 1, 2)}
+    entries |= {273: (4, 3, start + 6), 277: (3, 1, 3), 279: (4, 3, start + 18), 284: (3, 1, 2)}
+    directory += b"".join(struct.pack("<HHII", tag, *entry) for tag, entry in sorted(entries.items()))
+    data = struct.pack("<3H", 16, 16, 16)
+    data += struct.pack("<3I", *(start + 30 + 32 * plane for plane in range(3))) + struct.pack("<3I", 32, 32, 32)
+    file = content + directory + struct.pack("<I", 0) + data + bytes(96)
+    assert reason(file) == "its colours of 16 bits lie one after the other (planar); save it otherwise"
+
+
+def test_a_jpeg_that_lacks_its_end_alone_is_whole_and_one_that_lacks_pixels_is_not():
+    for options in ({}, {"progressive": True}, {"quality": 95, "subsampling": 0}):
+        whole = encoded(SOME, "JPEG", **options)
+        for short in (whole[:-2], whole[:-1]):
+            assert colour(short, 32, 32) == colour(whole, 32, 32)
+        for missing in (20, 60, len(whole) // 2):
+            with pytest.raises(UnreadableImageError, match="damaged or truncated"):
+                colour(whole[:-missing], 32, 32)
+
+
+def test_a_long_comment_or_profile_does_not_make_a_png_unreadable():
+    comment = PngImagePlugin.PngInfo()
+    comment.add_text("comment", "x" * 3_000_000, zip=True)
+    for options in ({"pnginfo": comment}, {"icc_profile": bytes(3_000_000)}):
+        assert colour(encoded(SOME, **options), 32, 32) == SOME.tolist()

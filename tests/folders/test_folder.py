@@ -18,7 +18,7 @@ from cbir_utils.folders import folder as module
 from cbir_utils.folders.folder import list_files, pack_folder, read_folder, save_rejects
 
 DATA_HOME = os.environ.get("CBIR_DATA_HOME")
-NO_IMAGE = "not an image (PNG, JPEG, GIF, BMP, TIFF or WebP)"
+NO_IMAGE = "not an image (PNG, JPEG, GIF, BMP, TIFF, WebP, AVIF, JPEG 2000 or PPM)"
 RED = [255, 0, 0]
 
 
