@@ -75,7 +75,8 @@ def load_dataset(source, *, path=None, seed=0, size=None, labels=False):
     size : int, optional
         For a folder of images: the side of the squares they are fitted to; by default 28 for grey, 128 for colour.
     labels : bool
-        For a folder of images: whether an image's folder names its class (``"."`` for the folder itself).
+        For a folder of images: whether an image's folder names its class (``"."`` for the folder itself;
+        ``train``, ``test`` and the like above it do not count).
 
     Raises
     ------

@@ -21,6 +21,10 @@ from cbir_utils.store import atomic_path, sha256, write_json
 
 #: Of a folder with more images than this, so many are the queries.
 MAX_QUERIES = 10_000
+#: Folders that systems keep among people's own: thumbnails of a file server, deleted files, a copy of a Mac's notes.
+SYSTEMS = {"@eaDir", "__MACOSX", "$RECYCLE.BIN", "System Volume Information", "#recycle"}
+#: Folders above the classes that only say what a file is meant for.
+PARTS = {"train", "training", "test", "testing", "val", "valid", "validation"}
 #: What the reading of files is called; with another number, packed folders are read anew.
 READER = 2
 #: Files decoded at once: it bounds the memory of reading a folder.
@@ -39,10 +43,11 @@ class ImageFolder(NamedTuple):
     rejects: tuple[tuple[str, str], ...]
 
 
-def list_files(folder):
+def list_files(folder, *, without=None):
     """The files in a folder and its subfolders, in an order that does not depend on the file system.
 
-    Hidden names (that begin with a dot) are skipped. A link counts if it leads to a file in the folder; links to
+    Hidden names (that begin with a dot) are skipped, and so is the folder ``without``. Folders of :data:`SYSTEMS` are
+    rejected as wholes. A link counts if it leads to a file in the folder; links to
     folders are rejected, so that no circle is walked and no file is met twice.
 
     Returns ``(ids, rejects)``: the files' relative paths with forward slashes, sorted as plain strings, and the pairs
@@ -57,6 +62,13 @@ def list_files(folder):
 
     for inside, folders, files in os.walk(root, onerror=closed):
         folders[:] = [name for name in folders if not name.startswith(".")]
+        if without is not None:
+            folders[:] = [name for name in folders if Path(inside, name).resolve() != Path(without).resolve()]
+        for name in SYSTEMS & {*folders}:
+            count = sum(len(files) for _, _, files in os.walk(os.path.join(inside, name)))
+            reason = f"left out with {count:,} files: a system keeps thumbnails or deleted files there"
+            rejects.append((os.path.relpath(os.path.join(inside, name), root), reason))
+            folders.remove(name)
         links = [name for name in folders if os.path.islink(os.path.join(inside, name))]
         for name in links + [name for name in files if not name.startswith(".")]:
             path = os.path.join(inside, name)
@@ -79,7 +91,7 @@ def _why_not_opened(path, root):
     return None if os.path.isfile(path) else "not a file"
 
 
-def read_folder(folder, *, size=None, channels=None, path=None):
+def read_folder(folder, *, size=None, channels=None, path=None, without=None):
     """Read all images in a folder and its subfolders (:func:`list_files`), each fitted to a square by ``read_image``.
 
     ``size`` is the side of the squares, by default 28 for grey and 128 for colour. ``channels`` is 1 for grey, 3 for
@@ -88,7 +100,7 @@ def read_folder(folder, *, size=None, channels=None, path=None):
     a speck counts. ``path`` is a ``.npy`` file to write the images to, one by one; they come back memory-mapped,
     read-only. By default they stay in memory. Raises :class:`DatasetError` if no file is a readable image.
     """
-    names, rejects = list_files(folder)
+    names, rejects = list_files(folder, without=without)
     ids, rejects = [], list(rejects)
     # Warning filters belong to the whole process, so this stands around the threads, never inside one.
     with warnings.catch_warnings(action="ignore"), _silent_decoders(), ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -155,7 +167,8 @@ def save_rejects(path, rejects):
     with open(path, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("file", "reason"))
-        writer.writerows(rejects)
+        # Spreadsheets take a cell that begins with one of these for a formula.
+        writer.writerows(("'" * name.startswith(("=", "+", "-", "@", "\t", "\r")) + name, why) for name, why in rejects)
 
 
 def folder_dataset(folder, *, size=None, labels=False, path=None):
@@ -179,7 +192,7 @@ def _dataset(name, images, ids, rejects, labelled, content_hash):
     """A folder's images as a dataset: the first ``MAX_QUERIES`` by the SHA-256 of their ids are the queries."""
     class_names, labels = (), None
     if labelled:
-        class_names, labels = np.unique([str(PurePosixPath(i).parent) for i in ids], return_inverse=True)
+        class_names, labels = np.unique([_class_of(name) for name in ids], return_inverse=True)
     database = queries = Split(images, labels)
     rows = np.arange(len(ids))
     if len(ids) > MAX_QUERIES:
@@ -187,6 +200,13 @@ def _dataset(name, images, ids, rejects, labelled, content_hash):
         rows = np.sort(by_hash[:MAX_QUERIES])
         queries = Split(images[rows], labels[rows] if labelled else None)
     return Dataset(name, database, queries, tuple(map(str, class_names)), content_hash, ids, rows, rejects)
+
+
+def _class_of(name):
+    """The class that an id's folders name: ``cat`` for ``cat/1.png`` and ``train/cat/1.png``."""
+    folders = PurePosixPath(name).parent
+    above, *inside = folders.parts or (".",)
+    return str(PurePosixPath(*inside)) if above.lower() in PARTS and inside else str(folders)
 
 
 def pack_folder(folder, target, *, size=None, labels=False):

@@ -1,6 +1,7 @@
 """Images that come later: adding them to what a run searches, without training."""
 
 import fcntl
+import hashlib
 import json
 from pathlib import Path
 from typing import NamedTuple
@@ -22,20 +23,49 @@ class Added(NamedTuple):
 def add_folder(run, data, folder):
     """Add the images of a folder to what a run searches, without training: :class:`Added`.
 
-    In the folder that the run was made from, ids go on as they are; the ids of another begin with its name. The files
-    that cannot be read are listed in ``rejects_added.csv``. Raises DatasetError if no file is a readable image.
+    In the folder that the run was made from, ids go on as they are; the ids of another begin with its name. An image is
+    its content and its place: another picture of the same id gets a number behind the folder's name, or takes the old
+    one's place in the run's own folder. A file of the run that was moved, or is met again through a link, is known. The
+    results are never images. The files that cannot be read are listed in ``rejects_added.csv``. Raises DatasetError if
+    no file is a readable image.
     """
     folder, (size, _, channels) = Path(folder).resolve(), data.database.images.shape[1:]
-    read = read_folder(folder, size=size, channels=channels)
+    read = read_folder(folder, size=size, channels=channels, without=run.results)
     source = Path(run.manifest.get("source", ""))
     inside = source.is_absolute() and folder.is_relative_to(source)
     start = folder.relative_to(source) if inside else Path(folder.name)
-    ids = [(start / name).as_posix() for name in read.ids]
-    added = add_images(run, data, read.images, ids)
+    known = contents(run, data)
+    own = {content: source / name for name, content in known.items() if source.is_absolute() and name in set(data.ids)}
+    rows, ids = [], []
+    for row, (name, image) in enumerate(zip(read.ids, read.images, strict=True)):
+        content, original = content_of(fit_query(image, data)), (start / name).as_posix()
+        there = own.get(content)
+        if not inside and there and (not there.exists() or there.samefile(folder / name)):
+            continue
+        image_id, number = original, 1
+        while not inside and known.get(image_id, content) != content:
+            number += 1
+            image_id = f"{folder.name} ({number})/{name}"
+        if known.get(image_id) != content:
+            rows.append(row)
+            ids.append(image_id)
+    added = add_images(run, data, read.images[rows], ids, replace=inside) if rows else []
     if read.rejects:
         with run.writing("rejects_added.csv") as partial:
             save_rejects(partial, read.rejects)
-    return Added(len(added), len(ids) - len(added), len(read.rejects))
+    return Added(len(added), len(read.ids) - len(added), len(read.rejects))
+
+
+def contents(run, data):
+    """The ids of all images of a run, the last of each, with the hash of their pixels: ``{id: hash}``."""
+    parts = [(data.ids or map(str, range(len(data.database))), data.database.images)]
+    parts += [(map(str, batch["ids"]), batch["images"]) for batch in added_batches(run, data)]
+    return {name: content_of(image) for ids, images in parts for name, image in zip(ids, images, strict=True)}
+
+
+def content_of(image):
+    """A hash of an image's pixels, the same for its negative: a grey one may be searched as that."""
+    return min(hashlib.sha256(np.ascontiguousarray(form).data).hexdigest()[:32] for form in (image, 255 - image))
 
 
 def add_images(run, data, images, ids, *, replace=False):

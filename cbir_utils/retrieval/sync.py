@@ -1,6 +1,5 @@
 """A library of pictures that lives: what its folder gained, lost and renamed since the run, without training."""
 
-import hashlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,9 +8,8 @@ from tqdm.auto import tqdm
 
 from cbir_utils.folders.files import image_or_reason
 from cbir_utils.folders.folder import list_files, save_rejects
-from cbir_utils.retrieval.library import add_images
+from cbir_utils.retrieval.library import add_images, content_of, contents
 from cbir_utils.retrieval.notes import LIBRARY, library
-from cbir_utils.retrieval.retriever import added_batches
 from cbir_utils.store import ArtifactError
 
 #: Learning anew is worth a thought once this share of the images has come or gone since.
@@ -40,9 +38,9 @@ def sync(run, data):
     ``rejects_added.csv``. Raises ArtifactError if the run was not made from a folder.
     """
     folder = _folder_of(run)
-    names, rejects = list_files(folder)
+    names, rejects = list_files(folder, without=run.results)
     noted, rejects, files = library(run), list(rejects), {}
-    rows = _rows(run, data)
+    rows = contents(run, data)
     for name in tqdm(names, "reading files", leave=False, delay=1):
         facts = (folder / name).stat()
         facts = [facts.st_size, facts.st_mtime_ns]
@@ -53,7 +51,7 @@ def sync(run, data):
         if isinstance(image, str):
             rejects.append((name, image))
             continue
-        files[name] = [*facts, _hash(image)]
+        files[name] = [*facts, content_of(image)]
     present, renamed, pending = {content for *_, content in files.values()}, {}, []
     moved = {content: name for name, content in rows.items() if name not in files and content in present}
     for name, (*_, content) in files.items():
@@ -99,7 +97,7 @@ def remove(run, data, ids):
     Raises ArtifactError for an id that the run does not have.
     """
     noted = library(run)
-    original = {noted["renamed"].get(name, name): name for name in _rows(run, data, hashed=False)}
+    original = {noted["renamed"].get(name, name): name for name in contents(run, data)}
     unknown = [name for name in ids if name not in original]
     if unknown:
         raise ArtifactError(f"{run.folder} has no image {unknown[0]!r}; a query prints the ids")
@@ -115,17 +113,3 @@ def _folder_of(run):
     if not folder.is_dir():
         raise ArtifactError(f"{folder} is not there; if it was moved, run the notebooks on it again")
     return folder
-
-
-def _rows(run, data, hashed=True):
-    """The ids of all images of a run, the last of each, with the hash of their pixels: ``{id: hash}``."""
-    parts = [(data.ids or map(str, range(len(data.database))), data.database.images)]
-    parts += [(map(str, batch["ids"]), batch["images"]) for batch in added_batches(run, data)]
-    return {
-        name: _hash(image) if hashed else "" for ids, images in parts for name, image in zip(ids, images, strict=True)
-    }
-
-
-def _hash(image):
-    """A hash of an image's pixels, the same for its negative: a grey one may be searched as that."""
-    return min(hashlib.sha256(np.ascontiguousarray(form).data).hexdigest()[:32] for form in (image, 255 - image))

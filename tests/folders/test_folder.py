@@ -362,3 +362,47 @@ def test_real_omniglot_loads(tmp_path):
     dataset = load_dataset(tmp_path / "images_background_small1", labels=True)
     assert dataset.database.images.shape == (2720, 28, 28, 1) and dataset.rejects == () and dataset.light
     assert len(dataset.class_names) == 136 and np.bincount(dataset.database.labels).tolist() == [20] * 136
+
+
+def test_a_folder_read_by_other_rules_is_packed_anew(pictures, tmp_path, readings, monkeypatch):
+    pack_folder(pictures, tmp_path / "packed")
+    monkeypatch.setattr(module, "READER", module.READER + 1)
+    pack_folder(pictures, tmp_path / "packed")
+    assert len(readings) == 2
+
+
+def test_what_systems_keep_is_left_out_with_its_number(tmp_path):
+    write(tmp_path / "a.png")
+    for name in ("@eaDir/a.png/thumb.png", "@eaDir/more.png", "b/$RECYCLE.BIN/x.png", "b/c.png"):
+        write(tmp_path / name)
+    ids, rejects = list_files(tmp_path)
+    why = "left out with {} files: a system keeps thumbnails or deleted files there"
+    assert ids == ("a.png", "b/c.png")
+    assert rejects == (("@eaDir", why.format(2)), ("b/$RECYCLE.BIN", why.format(1)))
+
+
+def test_the_folder_of_results_is_left_out(tmp_path):
+    for name in ("a.png", "b/results/figure.png", "results/b.png"):
+        write(tmp_path / name)
+    (tmp_path / "link").symlink_to(tmp_path / "b" / "results")
+    assert list_files(tmp_path, without=tmp_path / "link")[0] == ("a.png", "results/b.png")
+
+
+def test_folders_of_parts_are_no_classes(tmp_path):
+    for number, name in enumerate(("train/cat", "Test/cat", "test/dog/small", "val", "bird", "x/train/cow")):
+        write(tmp_path / name / f"{number}.png", number)
+    data = load_dataset(tmp_path, labels=True)
+    named = {
+        Path(i).parent.as_posix(): data.class_names[c] for i, c in zip(data.ids, data.database.labels, strict=True)
+    }
+    assert named == {
+        "train/cat": "cat", "Test/cat": "cat", "test/dog/small": "dog/small", "val": "val", "bird": "bird",
+        "x/train/cow": "x/train/cow",
+    }  # fmt: skip
+
+
+def test_no_cell_of_the_rejects_is_a_formula(tmp_path):
+    names = ("=1+1.png", "+a.png", "-a.png", "@a.png", "\ta.png", "a=.png")
+    save_rejects(tmp_path / "rejects.csv", [(name, "empty") for name in names])
+    with open(tmp_path / "rejects.csv", newline="", encoding="utf-8") as file:
+        assert [row[0] for row in csv.reader(file)][1:] == [*("'" + name for name in names[:5]), "a=.png"]

@@ -137,3 +137,52 @@ def test_a_damaged_batch_and_images_of_another_form_are_named(pictures):
     run.path("added/0001.npz").write_bytes(b"PK")
     with pytest.raises(ArtifactError, match="added/0001.npz differs from its hash"):
         Retriever(run, data)
+
+
+# -- content and place ----------------------------------------------------------------------------------------------
+
+
+def searched(run, data):
+    return set(Retriever(run, data, "pixels").ids)
+
+
+def test_two_cards_with_one_name_and_other_pictures_are_both_searched(pictures, tmp_path):
+    cards = [write(tmp_path / card / "DCIM", ink(number, 6)) for number, card in enumerate(("one", "two"), 1)]
+    for card in (*cards, *cards):  # the second time, all is known
+        added = add_folder(*pictures, card)
+    assert added == Added(0, 6, 0)
+    names = {f"{number}.png" for number in range(6)}
+    later = {f"DCIM/{name}" for name in names} | {f"DCIM (2)/{name}" for name in names}
+    assert searched(*pictures) == {f"{number}.png" for number in range(12)} | later
+
+
+def test_the_same_picture_in_another_place_is_another_image(pictures, tmp_path):
+    again = write(tmp_path / "again", ink(0, 2))
+    assert add_folder(*pictures, again) == Added(2, 0, 0)
+
+
+def test_the_folder_itself_moved_or_met_through_a_link_is_known(pictures, tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "pictures")
+    assert add_folder(*pictures, tmp_path / "link") == Added(0, 12, 0)
+    (tmp_path / "linked").mkdir()
+    for path in sorted((tmp_path / "pictures").iterdir()):
+        (tmp_path / "linked" / path.name).hardlink_to(path)
+    assert add_folder(*pictures, tmp_path / "linked") == Added(0, 12, 0)
+    moved = (tmp_path / "pictures").rename(tmp_path / "moved")
+    assert add_folder(*pictures, moved) == Added(0, 12, 0)
+
+
+def test_a_picture_changed_in_the_run_s_own_folder_takes_the_old_one_s_place(pictures, tmp_path):
+    Image.fromarray(ink(7, 1)[0]).save(tmp_path / "pictures" / "3.png")
+    assert add_folder(*pictures, tmp_path / "pictures") == Added(1, 11, 0)
+    retriever = Retriever(*pictures, "pixels")
+    (row,) = retriever.search(ink(7, 1)[..., None], 1).ids[0]
+    assert retriever.ids[row] == "3.png" and len(retriever) == 12
+
+
+def test_the_results_are_no_images(pictures, tmp_path):
+    run, data = pictures
+    write(run.results / "pictures" / "queries", ink(5, 3))
+    write(tmp_path / "more", ink(6, 2))
+    (tmp_path / "pictures").rename(tmp_path / "more" / "old")
+    assert add_folder(run, data, tmp_path) == Added(2, 12, 0)
