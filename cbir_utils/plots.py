@@ -7,12 +7,15 @@ and a line style beside the colour.
 """
 
 import textwrap
+import warnings
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 from scipy.stats import mannwhitneyu
+
+from cbir_utils.names import plain
 
 BLUE, ORANGE, GREEN, PINK, SKY, YELLOW = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00"
 GREY = "#767676"
@@ -26,6 +29,7 @@ STYLE = Path(__file__).with_name("cbir.mplstyle")
 def use_style():
     """Use the project's figure style from here on in this notebook."""
     plt.style.use(STYLE)
+    warnings.filterwarnings("ignore", "Glyph .* missing from")  # names in other scripts show boxes; once is enough
 
 
 def caption(figure, text):
@@ -41,7 +45,7 @@ def show_image(ax, image, title="", colour=None, style="-"):
     image = image[..., 0] if image.ndim == 3 and image.shape[-1] == 1 else image
     ax.imshow(image, vmin=0, vmax=255 if image.dtype == np.uint8 else 1)
     ax.set(xticks=[], yticks=[])
-    ax.set_title(title, fontsize=12, fontweight="normal")
+    ax.set_title(plain(title), fontsize=12, fontweight="normal")
     for spine in ax.spines.values():
         spine.set(visible=colour is not None, color=colour, linewidth=3, linestyle=style)
 
@@ -69,7 +73,7 @@ def image_grid(images, labels, class_names, *, rows=10, columns=10):
         names = [""] * len(members)
     else:
         classes = np.unique(labels)[:rows]
-        members, names = [np.flatnonzero(labels == c) for c in classes], [class_names[c] for c in classes]
+        members, names = [np.flatnonzero(labels == c) for c in classes], [plain(class_names[c]) for c in classes]
     grid = np.full((len(members) * (height + 2), columns * (width + 2), *images.shape[3:]), 255, np.uint8)
     for row, those in enumerate(members):
         for column, i in enumerate(those[:columns]):
@@ -261,7 +265,7 @@ def several_queries(queries, images, distances, relevant, names):
     figure, axes = plt.subplots(count, k + 1, figsize=(1.6 * (k + 1) + 1, 2.0 * count), squeeze=False)
     for row, query, *hits, name in zip(axes, queries, images, distances, relevant, names, strict=True):
         show_image(row[0], query, "query", "black")
-        row[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=12)
+        row[0].set_ylabel(plain(name), rotation=0, ha="right", va="center", fontsize=12)
         hits_row(row[1:], *hits)
     return figure
 

@@ -35,6 +35,7 @@ CORE = {
     "index",
     "metrics",
     "models",
+    "names",
     "plots",
     "primer",
     "run",

@@ -18,6 +18,7 @@ from cbir_utils.folders.duplicates import folded, near_duplicates
 from cbir_utils.index import METRICS
 from cbir_utils.methods.corruptions import CORRUPTIONS, corrupt
 from cbir_utils.methods.descriptors import pixels
+from cbir_utils.names import printable
 from cbir_utils.plots import short
 from cbir_utils.retrieval.query import path_of, usual_distance
 from cbir_utils.retrieval.retriever import ELSEWHERE, Retriever, available_methods
@@ -113,7 +114,7 @@ class Explorer:
         ms = round(1000 * (time.perf_counter() - begun), 1)
         hits = [self._hit(retriever, rows[place], distances[place], request) for place in shown]
         for hit in hits:
-            hit["copies"] = [retriever.ids[row] for row in copies.get(hit["row"], ())]
+            hit["copies"] = [printable(retriever.ids[row]) for row in copies.get(hit["row"], ())]
         return {
             "query": {"src": self._source(retriever, query, image), "what": query.what, "asked": query.asked},
             "plus": [self._example(retriever, row) for row in request.get("plus", ())],
@@ -146,7 +147,7 @@ class Explorer:
         return {
             "points": code_map.shares(points),
             "rows": rows.tolist(),
-            "ids": [retriever.ids[row] for row in rows],
+            "ids": [printable(retriever.ids[row]) for row in rows],
             "labels": [self._label(row) for row in rows],
             "sprite": {"src": picture, "side": side, "columns": columns},
             "text": f"Near points have near codes, by t-SNE: {some if len(rows) < len(retriever) else 'all images'}.",
@@ -159,7 +160,7 @@ class Explorer:
         rows = [
             row
             for row, name in enumerate(retriever.ids)
-            if text in name.lower()
+            if text in printable(name).lower()
             and (not folder or str(PurePosixPath(name).parent) == folder)
             and (not label or self._label(row) == label)
         ]
@@ -175,7 +176,8 @@ class Explorer:
     def _export(self, request):
         """The ids and paths of some rows."""
         named = [self._named(row) for row in request["rows"]]
-        return {"files": [{"id": name, "path": path_of(self.run, name)} for name, _ in named]}
+        paths = [(name, path_of(self.run, name)) for name, _ in named]
+        return {"files": [{"id": printable(name), "path": path and printable(path)} for name, path in paths]}
 
     # -- what they share --------------------------------------------------------------------------------------------
 
@@ -223,7 +225,7 @@ class Explorer:
         row = whole(row, "the image's row", 0, len(retriever.ids) - 1)
         return {
             "row": row,
-            "id": retriever.ids[row],
+            "id": printable(retriever.ids[row]),
             "src": thumbnail(self.run, retriever.ids[row], retriever.images[row]),
         }
 

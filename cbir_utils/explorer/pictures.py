@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from cbir_utils.folders.files import UnreadableImageError, data_url, preview
+from cbir_utils.names import printable
 from cbir_utils.retrieval.query import path_of
 from cbir_utils.store import atomic_path
 
@@ -38,13 +39,18 @@ def original(run, name, image):
     """The file with an id, as large as a screen shows it, and what is known of it; ``image`` where there is no file."""
     path = path_of(run, name)
     if path is None:
-        return {"id": name, "src": data_url(image), "path": "", "about": f"{image.shape[1]} × {image.shape[0]} pixels"}
+        return {
+            "id": printable(name),
+            "src": data_url(image),
+            "path": "",
+            "about": f"{image.shape[1]} × {image.shape[0]} pixels",
+        }
     file, shown = os.stat(path), preview(path, ORIGINAL)
     with Image.open(path) as opened:
         width, height = opened.size
     changed = datetime.fromtimestamp(file.st_mtime).strftime("%Y-%m-%d %H:%M")
     about = f"{width:,} × {height:,} pixels, {file.st_size:,} bytes, changed {changed}"
-    return {"id": name, "src": data_url(shown), "path": str(Path(path).resolve()), "about": about}
+    return {"id": printable(name), "src": data_url(shown), "path": printable(Path(path).resolve()), "about": about}
 
 
 def sprite(images):

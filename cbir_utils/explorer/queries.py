@@ -10,6 +10,7 @@ from PIL import Image
 
 from cbir_utils.explorer.drawing import drawing_to_image
 from cbir_utils.folders.files import UnreadableImageError, read_image
+from cbir_utils.names import printable
 from cbir_utils.retrieval.retriever import fit_query
 
 
@@ -29,7 +30,7 @@ def query_of_dataset(data, number, rng):
     number = whole(number, "the query's number", 0, len(data.queries) - 1)
     image, own = np.asarray(data.queries.images[number]), None if data.own_rows is None else int(data.own_rows[number])
     if data.ids:
-        return Query(image, data.ids[own], {"row": own}, own)
+        return Query(image, printable(data.ids[own]), {"row": own}, own)
     return Query(image, f"query {number}", {"query": number}, own)
 
 
@@ -37,11 +38,12 @@ def query_of_collection(retriever, asked):
     """An image of those searched, by its row, or by its id or a part of it."""
     row = asked["row"] if "row" in asked else _row_of(retriever.ids, asked["id"])
     row = whole(row, "the image's row", 0, len(retriever.ids) - 1)
-    return Query(np.asarray(retriever.images[row]), f"image {retriever.ids[row]}", {"row": row}, row)
+    return Query(np.asarray(retriever.images[row]), f"image {printable(retriever.ids[row])}", {"row": row}, row)
 
 
 def _row_of(ids, text):
-    """The row of an id, or else of the first id that holds ``text``."""
+    """The row of an id, or else of the first id that holds ``text``, as the page shows them."""
+    ids = [printable(name) for name in ids]
     with suppress(ValueError):
         return ids.index(text)
     row = next((row for row, name in enumerate(ids) if text and text.lower() in name.lower()), None)

@@ -26,7 +26,7 @@ SYSTEMS = {"@eaDir", "__MACOSX", "$RECYCLE.BIN", "System Volume Information", "#
 #: Folders above the classes that only say what a file is meant for.
 PARTS = {"train", "training", "test", "testing", "val", "valid", "validation"}
 #: What the reading of files is called; with another number, packed folders are read anew.
-READER = 2
+READER = 3
 #: Files decoded at once: it bounds the memory of reading a folder.
 CHUNK = 256
 #: How many files are looked at to tell whether a folder is in colour.
@@ -188,8 +188,11 @@ def folder_dataset(folder, *, size=None, labels=False, path=None):
     return _dataset(name, images, ids, rejects, labels, digest.hexdigest())
 
 
-def _dataset(name, images, ids, rejects, labelled, content_hash):
-    """A folder's images as a dataset: the first ``MAX_QUERIES`` by the SHA-256 of their ids are the queries."""
+def _dataset(name, images, ids, rejects, labelled, content_hash, asked=None):
+    """A folder's images as a dataset: the first ``MAX_QUERIES`` by the SHA-256 of their ids are the queries.
+
+    ``asked`` are their images, where they have been copied before.
+    """
     class_names, labels = (), None
     if labelled:
         class_names, labels = np.unique([_class_of(name) for name in ids], return_inverse=True)
@@ -198,7 +201,7 @@ def _dataset(name, images, ids, rejects, labelled, content_hash):
     if len(ids) > MAX_QUERIES:
         by_hash = sorted(rows, key=lambda row: hashlib.sha256(os.fsencode(ids[row])).digest())
         rows = np.sort(by_hash[:MAX_QUERIES])
-        queries = Split(images[rows], labels[rows] if labelled else None)
+        queries = Split(images[rows] if asked is None else asked, labels[rows] if labelled else None)
     return Dataset(name, database, queries, tuple(map(str, class_names)), content_hash, ids, rows, rejects)
 
 
@@ -212,7 +215,8 @@ def _class_of(name):
 def pack_folder(folder, target, *, size=None, labels=False):
     """Read a folder of images once and keep them in ``target``, which :func:`load_dataset` opens at once.
 
-    ``target`` gets ``images.npy``, ``(N, H, W, C)`` uint8, and ``dataset.json`` with the rest of the dataset. Nothing
+    ``target`` gets ``images.npy``, ``(N, H, W, C)`` uint8, ``queries.npy`` where these are fewer, and ``dataset.json``
+    with the rest of the dataset. Nothing
     is read again where both are there, made by the same rules (``READER``) with the same ``size`` and ``labels`` from
     files of the same names, sizes and times of change.
 
@@ -242,22 +246,32 @@ def pack_folder(folder, target, *, size=None, labels=False):
         if other != made_from["source"] and known.get("content_hash") != dataset.content_hash:
             raise DatasetError(f"{target} holds the images of {other}, not of {folder}; choose another with --results")
     note = {"content_hash": dataset.content_hash, "ids": dataset.ids, "rejects": dataset.rejects}
-    write_json(target / "dataset.json", {**made_from, **note, "sha256": sha256(target / "images.npy")})
+    note["sha256"] = sha256(target / "images.npy")
+    if len(dataset.queries) < len(dataset.database):  # opened from a file of their own, they take no memory
+        with atomic_path(target / "queries.npy") as partial:
+            np.save(partial, dataset.queries.images)
+        note["queries_sha256"] = sha256(target / "queries.npy")
+    write_json(target / "dataset.json", {**made_from, **note})
     return dataset
 
 
 def load_packed(target):
     """The dataset that :func:`pack_folder` left in ``target``, its images memory-mapped, read-only."""
-    path = Path(target) / "images.npy"
     try:
         note = json.loads((Path(target) / "dataset.json").read_text())
         ids, rejects = tuple(note["ids"]), tuple((name, reason) for name, reason in note["rejects"])
-        if sha256(path) != note["sha256"]:
-            raise ValueError("images.npy differs from its hash in dataset.json")
-        images = np.load(path, mmap_mode="r", allow_pickle=False)
-        return _dataset(note["name"], images, ids, rejects, note["labelled"], note["content_hash"])
+        images = _mapped(Path(target) / "images.npy", note["sha256"])
+        asked = _mapped(Path(target) / "queries.npy", note["queries_sha256"]) if "queries_sha256" in note else None
+        return _dataset(note["name"], images, ids, rejects, note["labelled"], note["content_hash"], asked)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DatasetError(f"{target}: its packed images are damaged ({error}); pack the folder again") from error
+
+
+def _mapped(path, digest):
+    """An array in a file with this SHA-256, memory-mapped, read-only; ValueError if the file is another."""
+    if sha256(path) != digest:
+        raise ValueError(f"{path.name} differs from its hash in dataset.json")
+    return np.load(path, mmap_mode="r", allow_pickle=False)
 
 
 def _signature(folder):

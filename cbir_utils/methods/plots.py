@@ -4,6 +4,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
+from cbir_utils.names import plain
 from cbir_utils.plots import BLUE, CLASS_COLOURS, GREY, ORANGE
 
 #: How the lines of several methods differ.
@@ -64,7 +65,7 @@ def novelty_histogram(ax, scores, area):
     bins = np.linspace(0, min(largest, 6) * 1.02, 50)
     for (name, values), colour, hatch in zip(scores.items(), (BLUE, ORANGE), ("", "//"), strict=False):
         values = np.minimum(values, bins[-1])
-        ax.hist(values, bins, color=colour, hatch=hatch, alpha=0.6, density=True, label=name)
+        ax.hist(values, bins, color=colour, hatch=hatch, alpha=0.6, density=True, label=plain(name))
     ax.axvline(1, color="black", linestyle=":")
     ax.set(xlabel="novelty score (1: the 99th percentile over the database)", ylabel="density")
     ax.legend()

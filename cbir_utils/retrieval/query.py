@@ -1,7 +1,8 @@
 """Searching a finished run with image files: one or several, with a limit, as a list, a picture or a page."""
 
+import hashlib
 import os
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from jinja2 import Environment, PackageLoader
 from cbir_utils import plots
 from cbir_utils.folders.duplicates import groups_of, near_duplicates
 from cbir_utils.folders.files import UnreadableImageError, data_url, preview, read_image
+from cbir_utils.names import printable
 from cbir_utils.retrieval.retriever import ELSEWHERE, Retriever, fit_query
 from cbir_utils.store import atomic_path
 
@@ -69,32 +71,46 @@ def query_file(
         near = distances <= limit
         distances, rows = distances[near], rows[near]
     found = [
-        {"rank": rank, "id": name, "distance": round(float(distance), 6), "path": path_of(run, name)}
+        {"rank": rank, "id": printable(name), "distance": round(float(distance), 6), "path": path_of(run, name)}
         for rank, (name, distance) in enumerate(zip((retriever.ids[row] for row in rows), distances, strict=True), 1)
     ]
     drawn = None
     if len(rows):
-        drawn = Path(picture or run.path(f"queries/{Path(file).stem}.png"))
-        plots.use_style()
-        with atomic_path(drawn) as partial:
-            plots.query_and_hits(searched, retriever.images[rows], distances).savefig(partial)
+        drawn = _draw(run, file, picture, plots.query_and_hits, searched, retriever.images[rows], distances)
     how = {"method": retriever.method, "metric": metric, "encoder": retriever.encoder_hash, "images": len(retriever)}
     ground = {"negative": searched is not image, "background": "light" if data.light else "dark"}
-    answer = {"query": str(file), **ground, **how, "hits": found, "picture": drawn and str(drawn)}
+    answer = {"query": printable(file), **ground, **how, "hits": found, "picture": drawn and str(drawn)}
     if page:
         write_gallery(page, answer, searched, retriever.images[rows])
+    for hit in found:
+        hit["path"] = hit["path"] and printable(hit["path"])
     return answer
+
+
+def _draw(run, file, picture, draw, *what):
+    """Draw a query and its hits where the user says, or else into the run; returns the picture's path.
+
+    In the run, queries of one name from two folders have a picture each. Where it cannot be written there (the results
+    may be another's), there is none: the hits are what was asked for.
+    """
+    mark = hashlib.sha256(os.path.abspath(file).encode("utf-8", "surrogateescape")).hexdigest()[:8]
+    drawn = Path(picture or run.path(f"queries/{printable(Path(file).stem)[:40]}_{mark}.png"))
+    plots.use_style()
+    with nullcontext() if picture else suppress(OSError), atomic_path(drawn) as partial:
+        draw(*what).savefig(partial)
+    return drawn if drawn.exists() else None
 
 
 def _example(retriever, name):
     """The image of a file, or of an id of the run; and the row of the latter, else ``None``."""
-    if str(name) in retriever.ids and not Path(name).exists():
-        row = retriever.ids.index(str(name))
+    ids = [printable(known) for known in retriever.ids]  # as a query prints them
+    if printable(name) in ids and not os.path.exists(name):
+        row = ids.index(printable(name))
         return np.asarray(retriever.images[row]), row
     try:
         return read_image(name, retriever.shape), None
     except UnreadableImageError as error:
-        raise UnreadableImageError(f"{name}: {error}") from error
+        raise UnreadableImageError(f"{printable(name)}: {error}") from error
 
 
 def usual_distance(retriever, sample=300):
@@ -140,7 +156,10 @@ def write_gallery(page, answer, query, images):
 
 def _shown(hit, image):
     """What a page shows of an image of the run: a small copy of its file where there is one, else its pixels here."""
-    shown = {"caption": hit["id"] + (f", {hit['bytes']:,} bytes" if hit.get("bytes") else ""), "src": data_url(image)}
+    shown = {
+        "caption": printable(hit["id"]) + (f", {hit['bytes']:,} bytes" if hit.get("bytes") else ""),
+        "src": data_url(image),
+    }
     if hit["path"]:
         with suppress(UnreadableImageError):  # a file that vanished meanwhile
             shown |= {"src": data_url(preview(hit["path"], 320)), "href": Path(hit["path"]).as_uri()}

@@ -8,12 +8,14 @@ import shlex
 import shutil
 import sys
 from collections import Counter
+from contextlib import suppress
 from itertools import takewhile
 from pathlib import Path
 
 from cbir_utils.datasets import folder_kind, load_dataset
 from cbir_utils.folders.folder import pack_folder, save_rejects
 from cbir_utils.metrics import results_table
+from cbir_utils.names import printable
 from cbir_utils.run import Run
 from cbir_utils.runner import notebooks
 from cbir_utils.runner.notebooks import NotebookFailed, UsageError
@@ -182,7 +184,7 @@ def duplicates(arguments):
     groups = find(*_finished_run(arguments.results), page=arguments.html)
     print(f"{len(groups):,} groups of near-duplicates")
     for group in groups:
-        print("  " + ", ".join(file["id"] for file in group))
+        print("  " + ", ".join(printable(file["id"]) for file in group))
 
 
 def sync(arguments):
@@ -330,11 +332,14 @@ def main(words=None):
     It is 0, 1 (a notebook or an experiment failed), 2 (bad usage, data or artifacts) or 130 (Ctrl-C).
     """
     words = sys.argv[1:] if words is None else words
+    for stream in (sys.stdout, sys.stderr):  # a terminal may lack letters of a name
+        with suppress(AttributeError):
+            stream.reconfigure(errors="backslashreplace")
     arguments = parser().parse_args(words, argparse.Namespace(words=words))
     try:
         return arguments.command(arguments) or 0
     except (UsageError, ArtifactError, ValueError, OSError) as error:  # ValueError: of data, images and values
-        print(f"cbir: {error}", file=sys.stderr)
+        print(f"cbir: {printable(error)}", file=sys.stderr)
         return 2
     except RuntimeError as error:  # of an experiment
         print(f"cbir: {error}", file=sys.stderr)

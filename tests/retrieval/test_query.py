@@ -1,6 +1,9 @@
 """A finished run searched with files: one, several, with a limit; as a list, a picture and a page."""
 
 import json
+import os
+from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -40,8 +43,9 @@ def test_a_file_is_searched_and_its_hits_are_drawn(pictures, tmp_path):
         12,
     )
     assert not answer["negative"] and answer["background"] == "dark"
-    assert answer["picture"] == str(pictures[0].path("queries/7.png"))
-    assert pictures[0].path("queries/7.png").read_bytes().startswith(b"\x89PNG")
+    (picture,) = pictures[0].path("queries").iterdir()
+    assert answer["picture"] == str(picture) and picture.name.startswith("7_")
+    assert picture.read_bytes().startswith(b"\x89PNG")
 
 
 def test_what_cannot_be_searched_is_named(pictures, tmp_path):
@@ -116,3 +120,36 @@ def test_duplicates_come_in_groups_with_the_largest_file_first(tmp_path):
     assert {file["id"] for file in group} == {"03.png", "copy.bmp", "copy.tif"}
     assert [file["bytes"] for file in group] == sorted((file["bytes"] for file in group), reverse=True)
     assert (tmp_path / "page.html").read_text().count("data:image/jpeg;base64,") == 3
+
+
+def test_queries_of_one_name_have_a_picture_each_whatever_the_name(pictures, tmp_path):
+    names = ["7.png", "n" * 240 + ".png", "a$_$\n<b>.png", os.fsdecode(b"\xff\xfe.png")]
+    drawn = []
+    for name, folder in product(names, ("one", "two")):
+        path = tmp_path / folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes((tmp_path / "pictures" / "7.png").read_bytes())
+        answer = query_file(*pictures, path, 3)
+        drawn.append(answer["picture"])
+        assert json.dumps(answer).encode() and "\\ud" not in json.dumps(answer).replace("\\\\ud", "")
+    assert len(set(drawn)) == 8 and all(Path(path).is_file() for path in drawn)
+
+
+def test_hits_are_the_answer_even_where_no_picture_can_be_kept(pictures, tmp_path):
+    pictures[0].path("queries").write_text("no folder can be made here")
+    answer = query_file(*pictures, tmp_path / "pictures" / "7.png", 3)
+    assert answer["picture"] is None and len(answer["hits"]) == 3
+    with pytest.raises(OSError, match="nowhere"):  # but what the user asks for is made or named
+        query_file(*pictures, tmp_path / "pictures" / "7.png", 3, picture="/dev/null/nowhere.png")
+
+
+def test_images_whose_names_are_no_text_are_found_and_asked_for_by_what_is_printed(tmp_path):
+    folder = tmp_path / "card"
+    folder.mkdir()
+    for number, name in enumerate((b"\xff.png", b"two\nlines.png", b"c.png")):
+        Image.fromarray(np.full((28, 28), 40 * number, np.uint8)).save(folder / os.fsdecode(name))
+    data, run = load_dataset(folder), Run("card", tmp_path / "results")
+    run.belongs_to(folder, data.content_hash)
+    answer = query_file(run, data, folder / "c.png", 3)
+    assert set(ids(answer)) == {"\\udcff.png", "two\\nlines.png", "c.png"}
+    assert "two\\nlines.png" not in ids(query_file(run, data, "two\\nlines.png", 2))

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 
@@ -209,7 +210,8 @@ def test_query_prints_what_is_nearest_as_text_or_as_json(command, finished, caps
     assert lines[0] == "method distortion, cosine distance, no encoder, 12 images"
     assert lines[1] == "searched as its negative: the database's background is dark"
     assert lines[2].split() == ["1", "0.0000", "07.png"] and len(lines) == 6
-    assert finished[0].path("queries/negative.png").read_bytes().startswith(b"\x89PNG")
+    (picture,) = finished[0].path("queries").glob("negative_*.png")
+    assert picture.read_bytes().startswith(b"\x89PNG")
     assert command("query", finished[1] / "07.png", "--json", "--picture", tmp_path / "hits.png") == 0
     answer = json.loads(capsys.readouterr().out)
     assert (
@@ -282,3 +284,15 @@ def test_the_paper_s_system_runs_on_a_folder_of_very_few_images(count, tmp_path,
     said = capsys.readouterr()
     assert status == 0, said.err
     assert "| pixels        | euclidean |" in said.out and (tmp_path / "runs" / "few" / "metrics.json").exists()
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8:strict"])
+def test_a_terminal_that_lacks_letters_shows_escapes(finished, tmp_path, encoding):
+    name = tmp_path / os.fsdecode("日本 \udcff.png".encode("utf-8", "surrogateescape"))
+    shutil.copyfile(finished[1] / "07.png", name)
+    command = [sys.executable, "-m", "cbir_utils", "query", name, "--results", finished[0].folder]
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    for more in ([], ["--json"]):
+        ended = subprocess.run([*command, *more], cwd=ROOT, env=environment, capture_output=True, timeout=120)
+        assert ended.returncode == 0, ended.stderr
+    json.loads(ended.stdout)
