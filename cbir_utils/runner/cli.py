@@ -60,6 +60,8 @@ def _parameters(arguments, where):
     if not chosen:
         raise UsageError(f"--skip leaves none of the notebooks from {arguments.start:02} to {arguments.stop:02}")
     given = dict(notebooks.parse_assignment(text) for text in arguments.parameter)
+    if given.get("more"):  # from where the user stands: the notebooks run in another folder
+        given["more"] = os.path.abspath(os.path.expanduser(given["more"]))
     if arguments.encoder:
         is_file = os.path.exists(arguments.encoder) or arguments.encoder.endswith(".keras")
         given["encoder"] = os.path.abspath(arguments.encoder) if is_file else arguments.encoder

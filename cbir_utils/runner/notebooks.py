@@ -7,12 +7,12 @@ import json
 import os
 import sys
 import tempfile
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import yaml
 
-from cbir_utils.store import ArtifactError, atomic_path, current_commit, machine, package_versions
+from cbir_utils.store import ArtifactError, current_commit, machine, package_versions, partial_path
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = ROOT / "notebooks"
@@ -91,30 +91,46 @@ def parameters_for(notebooks, profile, given):
 
 
 def _like(default, value, what):
-    """``value`` in the type of ``default``; a whole number will do for a float."""
+    """``value`` in the type of ``default``; a whole number will do for a float. A number is 0 or more, as the default.
+
+    Where the default is above 0, so is the value: no notebook has a number that may be less.
+    """
     if isinstance(value, str) and not isinstance(default, str):
-        with suppress(yaml.YAMLError):
-            value = yaml.safe_load(value)
+        with suppress(ValueError, yaml.YAMLError):  # YAML would read 010 as 8, 1:30 as 90 and 1e-3 as a text
+            number = type(default) in (int, float)
+            value = type(default)(value.replace("_", "x")) if number else yaml.safe_load(value)
     if isinstance(default, float) and type(value) is int:
         value = float(value)
     if default is not None and type(value) is not type(default):
         raise UsageError(f"{what} must be of type {type(default).__name__}, like {default!r}, and {value!r} is not")
+    if type(default) in (int, float) and not (value > 0 or (value == 0 and default <= 0)) or value == float("inf"):
+        least = "above 0" if default > 0 else "0 or more"
+        raise UsageError(f"{what} must be {least}, and {value!r} is not")
     return value
 
 
 def execute(notebook, output, parameters, *, title, log=False):
     """Run a notebook in its own folder, keep the executed copy at ``output`` (also if it fails), return its seconds.
 
-    On a terminal a bar named ``title`` counts the cells; with ``log`` what the notebook prints is shown instead. An
-    interrupted run leaves no copy. Raises :class:`NotebookFailed`.
+    The exercises' solutions and checks are left out: they are about the bundled data. On a terminal a bar named
+    ``title`` counts the cells; with ``log`` what the notebook prints is shown instead. An interrupted run leaves no
+    copy, nor does one that could not begin. Raises :class:`NotebookFailed`.
     """
+    import nbformat
     import papermill
 
     bar, failure = {"desc": title, "leave": False, "disable": None}, None
-    with atomic_path(output) as partial:
+    lesson = nbformat.read(notebook, as_version=4)
+    exercises = {"solution", "check"}
+    lesson.cells = [cell for cell in lesson.cells if not exercises & {*cell.metadata.get("tags", ())}]
+    backend = {"MPLBACKEND": "module://matplotlib_inline.backend_inline"}  # another, from the shell, shows no picture
+    with partial_path(output) as partial, _environment(backend):
+        nbformat.write(lesson, partial)
+        # Papermill takes braces in a path for places of parameters.
+        path = str(partial).replace("{", "{{").replace("}", "}}")
         try:
             done = papermill.execute_notebook(
-                str(notebook), str(partial), parameters, kernel_name=KERNEL, cwd=str(notebook.parent),
+                path, path, parameters, kernel_name=KERNEL, cwd=str(notebook.parent),
                 progress_bar=not log and bar, log_output=log, stdout_file=sys.stdout if log else None,
                 coalesce_streams=True, extra_arguments=["--log-level=CRITICAL"],
             )  # fmt: skip
@@ -123,9 +139,24 @@ def execute(notebook, output, parameters, *, title, log=False):
             failure = f"failed in cell [{error.exec_count}]: {': '.join([error.ename, *first])}"
         except Exception as error:  # no kernel, one that died, a full disk: whatever else keeps a notebook from running
             failure = f"could not be run: {type(error).__name__}: {error}"
+        if any(cell.get("execution_count") for cell in nbformat.read(partial, as_version=4).cells):
+            os.replace(partial, output)  # a copy of which no cell ran would replace an earlier, good one
     if failure:
-        raise NotebookFailed(f"{notebook.stem} {failure}\n  executed copy: {output}")
+        copy = f"\n  executed copy: {output}" if output.exists() else ""
+        raise NotebookFailed(f"{notebook.stem} {failure}{copy}")
     return done.metadata.papermill.duration
+
+
+@contextmanager
+def _environment(variables):
+    """Set environment variables within a block."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
 def run_step(run, notebook, parameters, data, **options):
@@ -139,11 +170,8 @@ def run_step(run, notebook, parameters, data, **options):
     step = {"commit": current_commit(), "packages": package_versions(), "machine": machine()}
     output = run.path(f"notebooks/{notebook.name}")
     with tempfile.NamedTemporaryFile("r") as log:
-        os.environ["CBIR_STEP_LOG"] = log.name  # every process of the notebook tells what it reads and writes
-        try:
+        with _environment({"CBIR_STEP_LOG": log.name}):  # every process of the notebook tells what it reads and writes
             seconds = round(execute(notebook, output, parameters, **options), 1)
-        finally:
-            del os.environ["CBIR_STEP_LOG"]
         lines = [json.loads(line) for line in log]
     wrote = {name for verb, name, _ in lines if verb == "wrote"}
     step |= {

@@ -152,7 +152,7 @@ def test_a_run_follows_its_folder(command, finished, capsys, tmp_path):
         ("-p epoch=3", "no notebook has a parameter 'epoch'; did you mean epochs?"),
         ("-p epochs=3 --from 2", "'epochs' is a parameter of 01_first_step, which this run"),
         ("-p epochs=many", "epochs in 01_first_step must be of type int, like 2, and 'many' is not"),
-        ("-p epochs=true", "epochs in 01_first_step must be of type int, like 2, and True is not"),
+        ("-p epochs=true", "epochs in 01_first_step must be of type int, like 2, and 'true' is not"),
         ("-p epochs=[", "epochs in 01_first_step must be of type int, like 2, and '[' is not"),
         ("-p results=x", "give the results as --results, not with -p"),
         ("--profile fast", "there is no profile 'fast'; choose one of workshop, paper, wrong"),

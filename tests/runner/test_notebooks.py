@@ -1,6 +1,7 @@
 """Notebooks: parameters by their own types, running one, and what need not run again."""
 
 import json
+import os
 import shlex
 import signal
 import sys
@@ -10,17 +11,42 @@ import pytest
 
 from cbir_utils.run import Run
 from cbir_utils.runner import cli, notebooks
-from cbir_utils.runner.notebooks import load_profile, parameters_for, parse_assignment, select_notebooks, time_left
+from cbir_utils.runner.notebooks import (
+    UsageError,
+    load_profile,
+    parameters_for,
+    parse_assignment,
+    select_notebooks,
+    time_left,
+)
 
 # -- parameters -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("text, value", [("epochs=3", 3), ("rate=1", 1.0), ("mode=9", "9"), ("mode=a=b", "a=b")])
+@pytest.mark.parametrize("text, value", [
+    ("epochs=3", 3), ("rate=1", 1.0), ("mode=9", "9"), ("mode=a=b", "a=b"), ("epochs=010", 10), ("rate=1e-3", 0.001),
+    ("rate=.5", 0.5), ("mode=010", "010"),
+])  # fmt: skip
 def test_a_value_is_read_by_the_parameter_s_own_type(folder, text, value):
     name, given = parse_assignment(text)
     used = parameters_for(select_notebooks(1, 2), {}, {name: given})
     found = [parameters[name] for parameters in used.values() if name in parameters]
     assert found == [value] and type(found[0]) is type(value)
+
+
+@pytest.mark.parametrize("text", ["1:30", "0x10", "1_0", "", "1.5", "0", "-1", "nan"])
+def test_a_value_of_another_type_or_out_of_range_names_the_parameter(folder, text):
+    with pytest.raises(UsageError, match="epochs in 01_first_step must be"):
+        parameters_for(select_notebooks(1, 2), {}, {"epochs": text})
+    if text not in ("1.5",):
+        with pytest.raises(UsageError, match="rate in 01_first_step must be"):
+            parameters_for(select_notebooks(1, 2), {}, {"rate": text})
+
+
+@pytest.mark.parametrize("text", ["inf", "-inf", "1e999"])
+def test_a_number_is_finite(folder, text):
+    with pytest.raises(UsageError, match="rate in 01_first_step must be above 0"):
+        parameters_for(select_notebooks(1, 2), {}, {"rate": text})
 
 
 def test_own_values_go_before_the_profile_s_and_those_before_the_notebook_s(folder):
@@ -50,6 +76,44 @@ def test_notebooks_run_in_their_folder_with_their_parameters(folder, run, capsys
     noted = kept.manifest
     assert noted["parameters"]["01_first_step"] == dict(executed.metadata.papermill.parameters)
     assert noted["timings"]["01_first_step"] == round(executed.metadata.papermill.duration, 1)
+
+
+def test_results_may_lie_under_braces_and_the_shell_s_backend_does_not_matter(folder, write, monkeypatch):
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    write("01_first_step.ipynb", "", "import matplotlib.pyplot as plt\nplt.plot([1, 2]);")
+    results = folder.parent / "{2019} trip {"
+    assert cli.main(["run", "--dataset", "shapes", "--results", str(results), "--to", "1"]) == 0
+    (path,) = results.glob("shapes/notebooks/*.ipynb")
+    assert "image/png" in nbformat.read(path, 4).cells[-1].outputs[-1].data
+    assert os.environ["MPLBACKEND"] == "agg"
+
+
+def test_solutions_and_checks_of_exercises_are_left_out(folder, write, run):
+    path = write("01_first_step.ipynb", "", "x = 1", "answer = 1 / 0", "assert False", "print('the end')")
+    lesson = nbformat.read(path, 4)
+    lesson.cells[2].metadata["tags"], lesson.cells[3].metadata["tags"] = ["solution"], ["check", "hide-input"]
+    nbformat.write(lesson, path)
+    assert run("--to", "1") == 0
+    executed = nbformat.read(folder.parent / "results/shapes/notebooks/01_first_step.ipynb", 4)
+    assert executed.cells[-1].outputs[0].text == "the end\n" and "1 / 0" not in str(executed.cells)
+
+
+def test_a_notebook_of_which_no_cell_ran_does_not_replace_an_earlier_copy(folder, run, monkeypatch):
+    assert run("--to", "1") == 0
+    kept = folder.parent / "results/shapes/notebooks/01_first_step.ipynb"
+    before = kept.read_bytes()
+    monkeypatch.setattr(notebooks, "KERNEL", "no_such_kernel")
+    assert run("--to", "1") == 1 and kept.read_bytes() == before
+
+
+def test_another_folder_to_add_is_meant_from_where_the_user_stands(folder, write, run, monkeypatch, tmp_path):
+    write("10_more.ipynb", 'more = ""', "print(more)")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for given, meant in (("../extra", tmp_path.parent / "extra"), ("~/x", tmp_path / "home" / "x")):
+        assert run("--from", "10", "--to", "10", "-p", f"more={given}") == 0
+        executed = nbformat.read(folder.parent / "results/shapes/notebooks/10_more.ipynb", 4)
+        assert executed.cells[-1].outputs[0].text == f"{meant}\n"
 
 
 def test_a_failing_notebook_is_kept_and_named_with_the_command_to_resume(folder, run, capsys):
