@@ -4,7 +4,6 @@ Every source gives a :class:`Dataset`: a *database* to search, *queries*, and la
 """
 
 import hashlib
-import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -116,7 +115,9 @@ def folder_kind(source):
     note = Path(source, "dataset.json")  # a folder of somebody's images may hold one, too
     if note.is_file() and (Path(source, "images.npy").exists() or b'"content_hash"' in note.read_bytes()):
         return "packed"
-    return "idx" if any(re.search("(images|labels)-idx", path.name) for path in Path(source).iterdir()) else "images"
+    from cbir_utils.folders.mnist import idx_files
+
+    return "idx" if idx_files(source) else "images"
 
 
 def dataset_name(folder):

@@ -70,7 +70,7 @@ def test_a_path_named_like_a_dataset_is_the_folder_where_there_is_one_and_a_text
     (tmp_path / "digits").mkdir()
     assert load_dataset("digits").name == "digits" and folder_kind("digits") is None
     assert folder_kind(Path("digits")) == "images"
-    Path("digits/train-images-idx3-ubyte").touch()
+    Path("digits/train-images-idx3-ubyte").write_bytes(b"\0\0\x08\3")
     assert folder_kind(Path("digits")) == "idx"
     with pytest.raises(DatasetError, match="digits: a folder may not be named like a dataset .*; rename it"):
         load_dataset(Path("digits"))
@@ -81,7 +81,7 @@ def test_an_unknown_source_and_options_of_another_source_are_refused(tmp_path):
         with pytest.raises(DatasetError, match="no dataset '.*cifar': choose one of digits, mnist, fashion_mnist, sh"):
             load_dataset(source)
     (tmp_path / "idx").mkdir()
-    (tmp_path / "idx/train-images-idx3-ubyte").touch()
+    (tmp_path / "idx/train-images-idx3-ubyte").write_bytes(b"\0\0\x08\3")
     for source in ("digits", "cifar", tmp_path / "idx"):
         for options in ({"size": 28}, {"labels": True}):
             with pytest.raises(DatasetError, match=f"size and labels are for a folder of images, and {source} is not"):

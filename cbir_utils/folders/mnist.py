@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import http.client
+import math
 import os
 import re
 import urllib.request
@@ -34,6 +35,7 @@ DOWNLOADS = {
 #: Where they may lie in ``$CBIR_DATA_HOME``; Fashion-MNIST's files have the names of MNIST's, so they need a folder.
 PLACES = {"mnist": ("mnist.npz", "", "mnist"), "fashion_mnist": ("fashion_mnist",)}
 #: IDX's element types: the third byte of the file (yann.lecun.com/exdb/mnist, "the IDX file format").
+IDX_NAMES = re.compile("(images|labels)[-.]idx", re.IGNORECASE)
 IDX_TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 
 
@@ -92,29 +94,54 @@ def _verified(name, place):
 
 
 def read_idx(path):
-    """Read one IDX file, plain or gzipped (by its ``.gz`` ending), into an array of the shape its header gives.
+    """Read one IDX file, plain or gzipped (its first bytes say which), into an array of the shape its header gives.
 
-    Raises :class:`DatasetError` for a file that is missing, damaged, too short or too long, or no IDX file.
+    No more is read than the header promises. Raises :class:`DatasetError` for a file that is missing, damaged, too
+    short or too long, or no IDX file.
     """
-    path = Path(path)
     try:
-        with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
-            data = file.read()
-        if data[:2] != b"\0\0" or data[2] not in IDX_TYPES:
-            raise ValueError(f"wrong magic number {data[:4].hex()}")
-        dtype, ndim = np.dtype(IDX_TYPES[data[2]]), data[3]
-        shape = np.frombuffer(data, ">u4", ndim, offset=4).tolist()
-        array = np.frombuffer(data, dtype, offset=4 + 4 * ndim).reshape(shape)
-    except (OSError, EOFError, LookupError, ValueError, zlib.error) as error:
+        with _opened(path) as file:
+            start = file.read(4)
+            if start[:2] != b"\0\0" or start[2] not in IDX_TYPES:
+                raise ValueError(f"wrong magic number {start.hex()}")
+            dtype, ndim = np.dtype(IDX_TYPES[start[2]]), start[3]
+            shape = np.frombuffer(file.read(4 * ndim), ">u4", ndim).tolist()
+            data = file.read(math.prod(shape) * dtype.itemsize + 1)
+        array = np.frombuffer(data, dtype).reshape(shape)
+    except (OSError, EOFError, LookupError, ValueError, OverflowError, MemoryError, zlib.error) as error:
         raise DatasetError(f"{path} cannot be read as an IDX file ({error}); fetch it again") from error
     return array.astype(dtype.newbyteorder("="))
 
 
+def _opened(path):
+    """A binary file, unpacked if its content is gzipped, whatever its name."""
+    with open(path, "rb") as file:
+        packed = file.read(2) == b"\x1f\x8b"
+    return gzip.open(path) if packed else open(path, "rb")
+
+
+def is_idx(path):
+    """Whether a file begins as IDX files do, plain or gzipped."""
+    try:
+        with _opened(path) as file:
+            start = file.read(4)
+    except (OSError, EOFError, zlib.error):
+        return False
+    return len(start) == 4 and start[:2] == b"\0\0" and start[2] in IDX_TYPES and 0 < start[3] < 6
+
+
+def idx_files(folder):
+    """The IDX files in a folder, and in folders in it that are named like the files (some programs unpack so)."""
+    named = [path for path in Path(folder).iterdir() if IDX_NAMES.search(path.name) and not path.name.startswith(".")]
+    inside = [path for place in named if place.is_dir() for path in place.iterdir() if not path.name.startswith(".")]
+    return sorted(path for path in (*named, *inside) if path.is_file() and is_idx(path))
+
+
 def _idx_file(folder, split, what):
-    """The one file of a folder with the images or labels of a split (``"train"``, ``"t10k|test"``), or ``None``."""
-    found = sorted(p for p in Path(folder).iterdir() if re.search(f"({split}).*{what}-idx", p.name, re.IGNORECASE))
-    if len(found) > 1:
-        raise DatasetError(f"{folder}: {' and '.join(p.name for p in found)} hold the same {what}; keep one")
+    """The file of a folder with the images or labels of a split (``"train"``, ``"t10k|test"``), or ``None``."""
+    found = [path for path in idx_files(folder) if re.search(f"({split}).*{what}[-.]idx", path.name, re.IGNORECASE)]
+    if len(found) > 1 and not all(np.array_equal(read_idx(path), read_idx(found[0])) for path in found[1:]):
+        raise DatasetError(f"{folder}: {' and '.join(p.name for p in found)} hold different {what}; keep one")
     return next(iter(found), None)
 
 

@@ -5,12 +5,14 @@ import hashlib
 import io
 import os
 import struct
+import tracemalloc
 import urllib.request
 from pathlib import Path
 from urllib.error import URLError
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from cbir_utils.datasets import DatasetError, load_dataset
 from cbir_utils.folders import mnist
@@ -129,7 +131,7 @@ IDX = idx_bytes(np.arange(60, dtype=np.uint8).reshape(3, 5, 4))  # a header of 1
     [
         ("x", b"\1" + IDX[1:], "wrong magic number 01000803"),
         ("x", IDX[:2] + b"\x0a" + IDX[3:], "wrong magic number 00000a03"),
-        ("x", IDX[:3] + b"\0" + IDX[4:], r"array of size 72 into shape \(\)"),
+        ("x", IDX[:3] + b"\0" + IDX[4:], r"array of size 2 into shape \(\)"),
         ("x", IDX[:2], "index out of range"),
         ("x.gz", b"", "wrong magic number "),
         ("x", IDX[:10], "buffer is smaller than requested size"),
@@ -139,7 +141,6 @@ IDX = idx_bytes(np.arange(60, dtype=np.uint8).reshape(3, 5, 4))  # a header of 1
         ("x.gz", gzip.compress(IDX)[:-10], "file ended before"),
         ("x.gz", gzip.compress(IDX)[:10] + b"\xff" * 20, "decompressing"),
         ("x.gz", gzip.compress(IDX)[:-8] + bytes(8), "CRC"),
-        ("x.gz", IDX, "Not a gzipped file"),
         ("x", None, "No such file"),
     ],
 )
@@ -158,6 +159,51 @@ def test_a_folder_of_idx_files_is_a_dataset_named_after_it(tmp_path):
     for path in (tmp_path / "emnist").glob("*t10k*"):
         path.rename(str(path).replace("t10k", "test"))
     assert same_images(load_dataset(str(tmp_path / "emnist")), small_arrays())
+
+
+@pytest.mark.parametrize(
+    "layout", ["dots", "unpacked", "upper", "named .gz", "not named .gz", "folders", "macOS", "twice"]
+)
+def test_idx_files_are_read_as_people_have_them(tmp_path, layout):
+    """The first bytes decide, not the name."""
+    write_folder(tmp_path / "plain", ending="")
+    expected, folder = load_dataset(tmp_path / "plain"), tmp_path / "theirs" / "plain"
+    write_folder(folder, ending=".gz" if layout in ("upper", "not named .gz", "macOS", "twice") else "")
+    for path in sorted(folder.iterdir()):
+        if layout == "dots":
+            path.rename(folder / path.name.replace("-idx", ".idx"))
+        elif layout == "upper":
+            path.rename(folder / path.name.upper())
+        elif layout == "named .gz":
+            path.rename(folder / (path.name + ".gz"))
+        elif layout == "not named .gz":
+            path.rename(folder / path.stem)
+        elif layout == "folders":
+            (folder / "new").mkdir()
+            path.rename(folder / "new" / path.name)
+            (folder / "new").rename(folder / path.name)
+        elif layout == "macOS":
+            (folder / f"._{path.name}").write_bytes(b"\0\5\x16\7Mac OS X")
+        elif layout == "twice":
+            (folder / path.stem).write_bytes(gzip.decompress(path.read_bytes()))
+    found = load_dataset(folder)
+    assert found.content_hash == expected.content_hash and same_images(found, small_arrays())
+
+
+def test_a_picture_named_like_idx_files_does_not_make_a_folder_one_of_them(tmp_path):
+    for number in range(2):
+        Image.fromarray(np.full((4, 4), 90 * number, np.uint8)).save(tmp_path / f"my-images-idx{number}.png")
+    assert load_dataset(tmp_path).ids == ("my-images-idx0.png", "my-images-idx1.png")
+
+
+def test_no_more_is_unpacked_than_the_header_promises(tmp_path):
+    bomb = gzip.compress(IDX + bytes(300_000_000), compresslevel=1)
+    (tmp_path / "bomb").write_bytes(bomb)
+    tracemalloc.start()
+    with pytest.raises(DatasetError, match="array of size 61"):
+        read_idx(tmp_path / "bomb")
+    assert tracemalloc.get_traced_memory()[1] < 20_000_000
+    tracemalloc.stop()
 
 
 def test_the_content_hash_covers_pixels_labels_shape_and_split_but_not_the_file_format(tmp_path):
@@ -198,7 +244,7 @@ X, Y, _, _ = small_arrays()
     ("file", "array", "message"),
     [
         (f"{STEMS[2]}.gz", None, f"there is no file {STEMS[2]}.gz; add it"),
-        (STEMS[2], X, f"{STEMS[2]} and {STEMS[2]}.gz hold the same images; keep one"),
+        (STEMS[2], 255 - X, f"{STEMS[2]} and {STEMS[2]}.gz hold different images; keep one"),
         (f"{STEMS[1]}.gz", Y[:-1], f"{STEMS[1]}.gz has 11 labels for 12 images; fetch both again"),
         (f"{STEMS[0]}.gz", X.reshape(12, 24), r"images must be uint8 \(N, H, W\), but this holds uint8 \(12, 24\)"),
         (f"{STEMS[0]}.gz", X.astype(np.float32), r"images must be uint8 .* float32 \(12, 6, 4\)"),
