@@ -306,7 +306,7 @@ def read_index(path, *, encoder_hash=None):
         noted, known, kind = facts["sha256"], facts["encoder_hash"], facts["kind"]
         # The approximate kinds search by L2 whatever the metric is.
         expected = facts["dimension"], facts["rows"], FAISS_METRICS[facts["metric"]] if kind == "exact" else None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise IndexFileError(f"{facts_path} is no description of an index; build the index anew") from error
     if newer:
         raise IndexFileError(

@@ -33,9 +33,15 @@ def _notes_held_back():
         holder.wait()
 
 
-with _notes_held_back():
-    import keras
-    from keras import layers
+try:
+    with _notes_held_back():
+        import keras
+        from keras import layers
+except (ModuleNotFoundError, ValueError) as error:
+    wish = os.environ.get("KERAS_BACKEND", "what its settings file names")
+    raise ImportError(
+        f"Keras cannot use {wish}, the backend that it was told to use ({error}); unset KERAS_BACKEND, or install it"
+    ) from None
 
 # TensorFlow warns when a notebook builds many networks, as a comparison does.
 logging.getLogger("tensorflow").setLevel(logging.ERROR)

@@ -26,6 +26,19 @@ from cbir_utils.chapters import made_by
 PACKAGES = ("tensorflow", "keras", "numpy", "scipy", "scikit-learn", "faiss-cpu", "pillow", "matplotlib")
 
 
+#: What the manifest's entries are: the type of each, and of the values in it where it is a dict.
+FORMS = {
+    "files": (dict, dict),
+    "codes": (dict, dict),
+    "steps": (dict, dict),
+    "parameters": (dict, dict),
+    "timings": (dict, (int, float)),
+    "source": (str, None),
+    "content_hash": (str, None),
+    "edge_weight": ((int, float), None),
+}
+
+
 class ArtifactError(RuntimeError):
     """A run's file is missing, damaged or another's; the message names it and the command that makes it anew."""
 
@@ -69,6 +82,13 @@ def write_json(path, value):
         partial.write_text(json.dumps(value, indent=2) + "\n")
 
 
+def _has_its_form(entry):
+    """Whether an entry ``(name, value)`` of a manifest is as :data:`FORMS` says; others may be anything."""
+    name, value = entry
+    kind, inside = FORMS.get(name, (object, None))
+    return isinstance(value, kind) and (inside is None or all(isinstance(one, inside) for one in value.values()))
+
+
 class Store:
     """A folder of artifacts. Each has its SHA-256 in ``manifest.json``, which loading checks first.
 
@@ -90,10 +110,12 @@ class Store:
             manifest = json.loads(path.read_text())
         except FileNotFoundError:
             return {}
-        except ValueError:
+        except (ValueError, RecursionError):
             manifest = None
-        if not isinstance(manifest, dict):
-            raise ArtifactError(f"{path} is not valid JSON; delete it and run {self.command('01', '05', {})}")
+        if not isinstance(manifest, dict) or not all(map(_has_its_form, manifest.items())):
+            raise ArtifactError(
+                f"{path} is damaged, or of another version; delete it and run {self.command('01', '05', {})}"
+            )
         return manifest
 
     def remedy(self, name):
@@ -226,7 +248,7 @@ class Store:
         """Load a JSON artifact after checking its hash."""
         try:
             return json.loads(self.checked_path(name).read_text())
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise self._error(name, "is not valid JSON") from error
 
     def _error(self, name, what):

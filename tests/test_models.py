@@ -1,5 +1,6 @@
 """The paper's network: held to its listing, and how it behaves at other sizes."""
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -72,3 +73,14 @@ def test_tensorflow_s_own_notes_are_silent():
         [sys.executable, "-c", "import cbir_utils.models"], capture_output=True, text=True, check=True
     )
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize("backend", ["no_such_backend", "torch"])
+def test_a_backend_that_is_not_there_is_told_in_one_sentence(backend):
+    if importlib.util.find_spec(backend):
+        pytest.skip(f"{backend} is installed here")
+    environment = {**os.environ, "KERAS_BACKEND": backend}
+    command = [sys.executable, "-c", "import cbir_utils.models"]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 1
+    assert ended.stderr.splitlines()[-1].startswith(f"ImportError: Keras cannot use {backend}, the backend that it was")

@@ -289,9 +289,15 @@ def added_batches(run, data):
     for name in filter(lambda name: run.path(name).exists(), names):  # a batch whose file was deleted is none
         with np.load(run.checked_path(name), allow_pickle=False) as file:
             batch = dict(file)
+        if not {"ids", "images", "origins"} <= batch.keys():
+            raise ArtifactError(f"{run.path(name)} is no batch of images; delete it and add its images again")
         if (other := batch["images"].shape[1:]) != shape:
             raise ArtifactError(
                 f"{run.path(name)} holds images of {other}, not of {shape}; delete it and add them again"
+            )
+        if any(len(array) != len(batch["ids"]) for array in batch.values() if array.ndim):
+            raise ArtifactError(
+                f"{run.path(name)} is damaged: its parts do not fit; delete it and add its images again"
             )
         changed = str(batch.get("replaces", "")) == data.content_hash  # these stand for the folder's of the same names
         new = [row for row, image_id in enumerate(batch["ids"]) if changed or image_id not in known]

@@ -186,3 +186,20 @@ def test_the_results_are_no_images(pictures, tmp_path):
     write(tmp_path / "more", ink(6, 2))
     (tmp_path / "pictures").rename(tmp_path / "more" / "old")
     assert add_folder(run, data, tmp_path) == Added(2, 12, 0)
+
+
+@pytest.mark.parametrize("damage", ["an id less", "no ids", "no origins", "codes less"])
+def test_a_batch_whose_parts_do_not_fit_is_refused(finished_run, tmp_path, damage):
+    run, data = finished_run(tmp_path)
+    add_images(run, data, NEW[:3], NAMES[:3])
+    with np.load(run.path("added/0001.npz")) as file:
+        batch = dict(file)
+    if damage.startswith("no "):
+        del batch[damage[3:]]
+    else:
+        part = "ids" if damage == "an id less" else "codes_taught"
+        batch[part] = batch[part][:2]
+    with run.writing("added/0001.npz") as partial:
+        np.savez(partial, **batch)
+    with pytest.raises(ArtifactError, match="0001.npz is .*; delete it and add its images again"):
+        Retriever(run, data, "pixels")
