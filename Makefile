@@ -21,7 +21,7 @@ export PIP_NO_INDEX = 1
 export PIP_FIND_LINKS = $(abspath $(WHEELHOUSE))
 endif
 
-.PHONY: run test test-modules test-notebooks test-series test-lessons test-browser test-scale test-workshop test-oldest lab app paper report paper-seeds seeds notebooks results workshop wheelhouse bench bench-scale clean lock
+.PHONY: run test test-modules test-notebooks test-series test-lessons test-browser test-scale test-workshop test-oldest test-faults lab app paper report paper-seeds seeds notebooks results workshop wheelhouse bench bench-scale clean lock
 
 run: $(STAMP)  ## notebooks 01-05 on the bundled digits, then the table of results
 	"$(BIN)/python" -m cbir_utils run
@@ -60,6 +60,9 @@ test-scale: $(VENV)/.installed-scale $(VENV)/.installed-server  ## what takes lo
 
 test-workshop: $(STAMP)  ## the participants' notebooks, run as handed out: no empty exercise passes; seconds of each
 	"$(BIN)/python" tests/run_workshop.py
+
+test-faults: $(STAMP)  ## files damaged at random, processes killed, writers side by side: one table, results/bench/faults.md
+	"$(BIN)/python" tests/faults.py
 
 test-oldest: $(OLDEST)/.installed  ## what learns and searches, with the lowest versions that pyproject.toml allows
 	"$(OLDEST)/bin/python" -m pytest $(addprefix tests/,test_datasets.py test_index.py test_metrics.py test_models.py \

@@ -26,7 +26,7 @@ SYSTEMS = {"@eaDir", "__MACOSX", "$RECYCLE.BIN", "System Volume Information", "#
 #: Folders above the classes that only say what a file is meant for.
 PARTS = {"train", "training", "test", "testing", "val", "valid", "validation"}
 #: What the reading of files is called; with another number, packed folders are read anew.
-READER = 3
+READER = 4
 #: Files decoded at once: it bounds the memory of reading a folder.
 CHUNK = 256
 #: How many files are looked at to tell whether a folder is in colour.
@@ -237,7 +237,7 @@ def pack_folder(folder, target, *, size=None, labels=False):
         known = json.loads((target / "dataset.json").read_text())
         if made_from.items() <= known.items():
             return load_packed(target)
-    except (OSError, ValueError, AttributeError):  # missing or damaged: it is made anew
+    except (OSError, ValueError, AttributeError, RecursionError):  # missing or damaged: it is made anew
         known = {}
     target.mkdir(parents=True, exist_ok=True)
     with atomic_path(target / "images.npy") as partial:
@@ -251,7 +251,8 @@ def pack_folder(folder, target, *, size=None, labels=False):
         with atomic_path(target / "queries.npy") as partial:
             np.save(partial, dataset.queries.images)
         note["queries_sha256"] = sha256(target / "queries.npy")
-    write_json(target / "dataset.json", {**made_from, **note})
+    note = {**made_from, **note}
+    write_json(target / "dataset.json", {**note, "seal": _seal(note)})
     return dataset
 
 
@@ -259,12 +260,23 @@ def load_packed(target):
     """The dataset that :func:`pack_folder` left in ``target``, its images memory-mapped, read-only."""
     try:
         note = json.loads((Path(target) / "dataset.json").read_text())
+        if "seal" not in note:
+            raise ValueError("they were packed by an older version")
+        if note.pop("seal") != _seal(note):
+            raise ValueError("dataset.json differs from its own hash")
         ids, rejects = tuple(note["ids"]), tuple((name, reason) for name, reason in note["rejects"])
         images = _mapped(Path(target) / "images.npy", note["sha256"])
         asked = _mapped(Path(target) / "queries.npy", note["queries_sha256"]) if "queries_sha256" in note else None
+        if len(ids) != len(images) or len({*ids}) != len(ids) or any(".." in Path(name).parts for name in ids):
+            raise ValueError("the ids are not those of its images")
         return _dataset(note["name"], images, ids, rejects, note["labelled"], note["content_hash"], asked)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DatasetError(f"{target}: its packed images are damaged ({error}); pack the folder again") from error
+
+
+def _seal(note):
+    """The SHA-256 of what ``dataset.json`` says, so that a changed byte is noticed."""
+    return hashlib.sha256(json.dumps(note, sort_keys=True).encode()).hexdigest()
 
 
 def _mapped(path, digest):

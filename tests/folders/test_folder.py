@@ -321,7 +321,10 @@ def test_a_folder_is_packed_anew_only_if_it_or_the_wish_changed(pictures, tmp_pa
         ("images.npy", lambda data: data[:-1] + b"\1", "images.npy differs from its hash in dataset.json"),
         ("images.npy", None, "images.npy"),
         ("dataset.json", lambda data: data[:40], ""),
-        ("dataset.json", lambda data: data.replace(b'"ids"', b'"idx"'), "ids"),
+        ("dataset.json", lambda data: data.replace(b'"ids"', b'"idx"'), "dataset.json differs from its own hash"),
+        ("dataset.json", lambda data: data.replace(b"a.png", b"b.png"), "dataset.json differs from its own hash"),
+        ("dataset.json", lambda data: b"[" * 200_000, "recursion"),
+        ("dataset.json", lambda data: b"[]", ""),
     ],
 )
 def test_a_damaged_packed_folder_is_refused_and_made_anew(pictures, tmp_path, file, damage, reason):
@@ -407,3 +410,16 @@ def test_no_cell_of_the_rejects_is_a_formula(tmp_path):
     save_rejects(tmp_path / "rejects.csv", [(name, "empty") for name in names])
     with open(tmp_path / "rejects.csv", newline="", encoding="utf-8") as file:
         assert [row[0] for row in csv.reader(file)][1:] == [*("'" + name for name in names[:5]), "a=.png"]
+
+
+@pytest.mark.parametrize("ids", [["a.png", "a.png"], ["a.png"], ["a.png", "../../etc/passwd"], ["a.png", 5]])
+def test_ids_that_are_not_those_of_the_images_are_refused(tmp_path, ids):
+    for number, name in enumerate(("a.png", "b.png")):
+        write(tmp_path / "two" / name, number)
+    pack_folder(tmp_path / "two", tmp_path / "packed")
+    path = tmp_path / "packed" / "dataset.json"
+    note = json.loads(path.read_text()) | {"ids": ids}
+    del note["seal"]
+    path.write_text(json.dumps({**note, "seal": module._seal(note)}))  # as somebody would who knows the seal
+    with pytest.raises(DatasetError, match="packed images are damaged"):
+        load_dataset(tmp_path / "packed")
