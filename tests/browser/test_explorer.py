@@ -411,7 +411,9 @@ def test_a_web_page_that_the_user_visits_gets_nothing(app, browser, tmp_path):
         "<body>"
         + "".join(f"<img src='{a}/'><iframe src='{a}/'></iframe><script src='{a}/page.js'></script>" for a in address)
     )
-    evil = subprocess.Popen([sys.executable, "-m", "http.server", str(port), "--directory", str(tmp_path)])
+    evil = subprocess.Popen(
+        [sys.executable, "-m", "http.server", str(port), "--directory", str(tmp_path)], stderr=subprocess.DEVNULL
+    )
     memory = psutil.Process(app[1].pid).memory_info().rss
     try:
         for _ in range(100):
