@@ -18,7 +18,7 @@ BROWSER = $(firstword $(foreach name,chromium chromium-browser google-chrome,$(s
 # Installing without a network, from what `make wheelhouse` has collected: make run WHEELHOUSE=wheelhouse
 ifdef WHEELHOUSE
 export PIP_NO_INDEX = 1
-export PIP_FIND_LINKS = $(abspath $(WHEELHOUSE))
+PIP += --find-links "$(WHEELHOUSE)"
 endif
 
 .PHONY: run test test-modules test-notebooks test-series test-lessons test-browser test-scale test-workshop test-oldest test-faults lab app paper report paper-seeds seeds notebooks results workshop wheelhouse bench bench-scale clean lock

@@ -214,14 +214,20 @@ def distance_distributions(ax, within, between):
     """Histograms of distances between images of one class and of two; the title states how often they mislead.
 
     The number is the chance that a random pair of one class is farther apart than a random pair of two classes, ties
-    counted as one half (1 - AUROC): 0 is perfect, 0.5 is no information.
+    counted as one half (1 - AUROC): 0 is perfect, 0.5 is no information. Where there are pairs of one kind alone (one
+    class, or one image of each), the title says so.
     """
-    misled = mannwhitneyu(within, between).statistic / (len(within) * len(between))
-    bins = np.linspace(0, max(np.max(within), np.max(between)) or 1, 60)
-    ax.hist(within, bins, density=True, color=BLUE, alpha=0.55, label="same class")
-    ax.hist(between, bins, density=True, histtype="step", color=ORANGE, linewidth=2.5, label="two classes")
+    bins = np.linspace(0, np.max([*within, *between], initial=0) or 1, 60)
+    if len(within):
+        ax.hist(within, bins, density=True, color=BLUE, alpha=0.55, label="same class")
+    if len(between):
+        ax.hist(between, bins, density=True, histtype="step", color=ORANGE, linewidth=2.5, label="two classes")
     ax.set(xlabel="distance between two codes", ylabel="density", yticks=[])
+    if not len(within) or not len(between):
+        ax.set_title("No pairs of " + ("two classes" if len(within) else "one class") + ": nothing to compare")
+        return
     ax.legend()
+    misled = mannwhitneyu(within, between).statistic / (len(within) * len(between))
     ax.set_title(f"In {100 * misled:.0f} % of comparisons the pair of one class is farther apart")
 
 

@@ -73,6 +73,15 @@ def test_ties_mislead_half_of_the_time(within, between, said):
     assert ax.get_title().startswith(f"In {said} % of") or (said == 13 and ax.get_title().startswith("In 12 % of"))
 
 
+@pytest.mark.parametrize(
+    ("within", "between", "kind"), [([1.0], [], "two classes"), ([], [2.0], "one class"), ([], [], "one class")]
+)
+def test_pairs_of_one_kind_alone_are_not_compared(within, between, kind):
+    ax = plt.figure().add_subplot()
+    plots.distance_distributions(ax, np.array(within), np.array(between))
+    assert ax.get_title() == f"No pairs of {kind}: nothing to compare"
+
+
 def test_right_and_wrong_hits_differ_by_more_than_colour():
     figure = plots.query_and_hits(IMAGES[0], IMAGES[1:3], [0.5, 1.25], [True, False])
     assert {"1: 0.50 ✓", "2: 1.25 ✗ wrong", "1 of 2 hits are of the query's class"} <= set(texts(figure))
