@@ -21,7 +21,6 @@ BLUE, ORANGE, GREEN, PINK, SKY, YELLOW = "#0072B2", "#D55E00", "#009E73", "#CC79
 GREY = "#767676"
 CLASS_COLOURS = (BLUE, ORANGE, GREEN, PINK, SKY, YELLOW, "#000000", "#8C6D31", "#6A3D9A", "#7F7F7F")
 
-
 #: The project's figure style, for ``plt.style``.
 STYLE = Path(__file__).with_name("cbir.mplstyle")
 
@@ -214,8 +213,7 @@ def distance_distributions(ax, within, between):
     """Histograms of distances between images of one class and of two; the title states how often they mislead.
 
     The number is the chance that a random pair of one class is farther apart than a random pair of two classes, ties
-    counted as one half (1 - AUROC): 0 is perfect, 0.5 is no information. Where there are pairs of one kind alone (one
-    class, or one image of each), the title says so.
+    counted as one half (1 - AUROC): 0 is perfect, 0.5 is no information. Pairs of one kind alone are not compared.
     """
     bins = np.linspace(0, np.max([*within, *between], initial=0) or 1, 60)
     if len(within):
