@@ -226,7 +226,8 @@ class Explorer:
         return {
             "row": row,
             "id": printable(retriever.ids[row]),
-            "src": thumbnail(self.run, retriever.ids[row], retriever.images[row]),
+            # To look for a file reads the manifest, so it is not done where there are none.
+            "src": thumbnail(self.run, retriever.ids[row] if self.data.ids else None, retriever.images[row]),
         }
 
     def _named(self, row):

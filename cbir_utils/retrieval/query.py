@@ -103,10 +103,11 @@ def _draw(run, file, picture, draw, *what):
 
 def _example(retriever, name):
     """The image of a file, or of an id of the run; and the row of the latter, else ``None``."""
-    ids = [printable(known) for known in retriever.ids]  # as a query prints them
-    if printable(name) in ids and not os.path.exists(name):
-        row = ids.index(printable(name))
-        return np.asarray(retriever.images[row]), row
+    if not os.path.exists(name):
+        ids = [printable(known) for known in retriever.ids]  # as a query prints them
+        if printable(name) in ids:
+            row = ids.index(printable(name))
+            return np.asarray(retriever.images[row]), row
     try:
         return read_image(name, retriever.shape), None
     except UnreadableImageError as error:
