@@ -8,6 +8,7 @@ import json
 import os
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from copy import copy
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from cbir_utils.distances import (
     squared_lengths,
     without,
 )
-from cbir_utils.store import partial_path, sha256
+from cbir_utils.store import partial_path, read_sealed, sealed, sha256
 
 #: What FAISS calls them, so that any FAISS program can search a saved index.
 FAISS_METRICS = {
@@ -35,8 +36,8 @@ FAISS_METRICS = {
     "manhattan": faiss.METRIC_L1,
 }
 
-#: Of a saved index. Format 1 had no ``next_id``: its ids were row numbers.
-FORMAT = 2
+#: Of a saved index. Before 3, its description had no seal.
+FORMAT = 3
 
 #: Candidates that FAISS is asked for beyond k, and how many times as many if these are too few; those held at once.
 SPARE, WIDER, HELD = 4, 4, 2**22
@@ -212,7 +213,7 @@ class Index:
         if facts["kind"] != "exact":
             raise IndexFileError(f"{path} is an index of the kind {facts['kind']}; read it with approximate.load_index")
         index = cls(facts["metric"], encoder_hash=facts["encoder_hash"])
-        index._next_id = facts.get("next_id", facts["rows"])  # files of format 1 never had rows removed
+        index._next_id = facts["next_id"]
         index._ids = np.arange(stored.ntotal)
         if isinstance(stored, faiss.IndexIDMap):
             index._ids = faiss.vector_to_array(stored.id_map)
@@ -287,9 +288,12 @@ def write_index(path, stored, facts):
             with open(partial, "wb") as file:  # Python's file tells when the disk is full, FAISS's own does not
                 write(stored, faiss.PyCallbackIOWriter(file.write, 2**20))
             facts = facts | {"format": FORMAT, "sha256": sha256(partial)}
-            described.write_text(json.dumps(facts, indent=2) + "\n")
-            os.replace(partial, path)
+            with suppress(OSError, ValueError):  # until the rows are renamed, too, those of before are to be found
+                before = read_sealed(facts_path)
+                facts["previous"] = [before, *before.pop("previous", [])][:2]
+            described.write_text(json.dumps(sealed(facts), indent=2) + "\n")
             os.replace(described, facts_path)
+            os.replace(partial, path)
     except (RuntimeError, OSError) as error:  # FAISS raises RuntimeError
         raise IndexFileError(f"{path} could not be written ({error}); what was there before is unchanged") from error
 
@@ -301,13 +305,13 @@ def read_index(path, *, encoder_hash=None):
         if not file.is_file():
             raise IndexFileError(f"{file} does not exist; build the index and save it")
     try:
-        facts = json.loads(facts_path.read_text())
-        newer = facts.get("format", 1) > FORMAT
-        noted, known, kind = facts["sha256"], facts["encoder_hash"], facts["kind"]
+        facts = _facts_of(path, facts_path)
+        newer = facts["format"] > FORMAT
+        known, kind = facts["encoder_hash"], facts["kind"]
         # The approximate kinds search by L2 whatever the metric is.
         expected = facts["dimension"], facts["rows"], FAISS_METRICS[facts["metric"]] if kind == "exact" else None
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise IndexFileError(f"{facts_path} is no description of an index; build the index anew") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise IndexFileError(f"{path} has no description ({error}); build the index anew") from error
     if newer:
         raise IndexFileError(
             f"{path} has format {facts['format']}, and this version reads up to {FORMAT}; update cbir_utils, "
@@ -319,13 +323,28 @@ def read_index(path, *, encoder_hash=None):
             "database and build the index anew"
         )
     other = IndexFileError(f"{path} is not the file that {facts_path.name} describes; build the index anew")
-    if sha256(path) != noted:
+    if facts["sha256"] is None:
         raise other
     read = faiss.read_index_binary if kind == "binary" else faiss.read_index
     try:
         stored = read(str(path))
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
         raise IndexFileError(f"{path} is no FAISS index, or a truncated one; build the index anew") from error
     if (stored.d, stored.ntotal, stored.metric_type if kind == "exact" else None) != expected:
         raise other
     return stored, facts
+
+
+def _facts_of(path, facts_path):
+    """The facts about the rows that are in ``path`` now; their ``sha256`` is ``None`` if these are of other rows.
+
+    While an index is written, the description names the rows of before as well; if just then both files are replaced,
+    they are read once more.
+    """
+    for _ in range(2):
+        facts = read_sealed(facts_path)
+        found = sha256(path)
+        for described in (facts, *facts.get("previous", [])):
+            if described["sha256"] == found:
+                return described
+    return facts | {"sha256": None}

@@ -4,7 +4,9 @@ A run is one folder, ``results/<dataset>/``. Its files appear whole or not at al
 """
 
 import json
-from contextlib import ExitStack
+import os
+import shutil
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -51,15 +53,19 @@ class Run(Store):
             partials = [stack.enter_context(partial_path(self.path(name))) for name in names]
             for partial, codes in zip(partials, (database, queries), strict=True):
                 write_npy(partial, codes)
-            with self._locked():
+            with self.locked():
                 origin = {**self._origin(encoder), "files": [sha256(partial) for partial in partials]}
                 self._publish(dict(zip(names, partials, strict=True)), codes={method: origin})
 
     def keep_index(self, method, index):
         """Save an index of a method's codes, as ``<method>/index.faiss`` and ``index.json``."""
-        index.save(self.path(f"{method}/index.faiss"))
-        with self._locked():
-            self._note_files({name: self.path(name) for name in (f"{method}/index.faiss", f"{method}/index.json")})
+        described, rows = (f"{method}/index.{ending}" for ending in ("json", "faiss"))
+        with self.writing(described, rows) as (facts, partial):
+            beside = partial.with_suffix(".json")
+            with suppress(FileNotFoundError):  # so that the new description names the rows of before as well
+                shutil.copyfile(self.path(described), beside)
+            index.save(partial)
+            os.replace(beside, facts)
 
     def score(self, method, trainings, data, /, *, distance, first_seed=0, **facts):
         """Put a row into ``metrics.json``, and return it.
@@ -77,7 +83,7 @@ class Run(Store):
         """Put rows, dated today, into the table ``name``; they replace those with the same ``keys``. Returns them."""
         today = datetime.now(UTC).date().isoformat()
         rows = [{**row, "measured": today} for row in rows]
-        with self._locked(), partial_path(self.path(name)) as partial:
+        with self.locked(), partial_path(self.path(name)) as partial:
             known = self._known_rows(name, keys)
             table = {tuple(row[key] for key in keys): row for row in [*known, *rows]}
             partial.write_text(json.dumps(list(table.values()), indent=2) + "\n")

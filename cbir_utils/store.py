@@ -26,19 +26,6 @@ from cbir_utils.chapters import made_by
 PACKAGES = ("tensorflow", "keras", "numpy", "scipy", "scikit-learn", "faiss-cpu", "pillow", "matplotlib")
 
 
-#: What the manifest's entries are: the type of each, and of the values in it where it is a dict.
-FORMS = {
-    "files": (dict, dict),
-    "codes": (dict, dict),
-    "steps": (dict, dict),
-    "parameters": (dict, dict),
-    "timings": (dict, (int, float)),
-    "source": (str, None),
-    "content_hash": (str, None),
-    "edge_weight": ((int, float), None),
-}
-
-
 class ArtifactError(RuntimeError):
     """A run's file is missing, damaged or another's; the message names it and the command that makes it anew."""
 
@@ -82,11 +69,25 @@ def write_json(path, value):
         partial.write_text(json.dumps(value, indent=2) + "\n")
 
 
-def _has_its_form(entry):
-    """Whether an entry ``(name, value)`` of a manifest is as :data:`FORMS` says; others may be anything."""
-    name, value = entry
-    kind, inside = FORMS.get(name, (object, None))
-    return isinstance(value, kind) and (inside is None or all(isinstance(one, inside) for one in value.values()))
+def sealed(facts):
+    """A dict with the SHA-256 of what it says as its ``"seal"``, so that a damaged byte of its JSON file is noticed."""
+    facts = {name: value for name, value in facts.items() if name != "seal"}
+    return {**facts, "seal": hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()}
+
+
+def read_sealed(path):
+    """The dict in a JSON file that was written with :func:`sealed`; a ValueError says what is wrong with it."""
+    path = Path(path)
+    try:
+        facts = json.loads(path.read_text())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path.name} is no JSON that can be read") from error
+    if not isinstance(facts, dict) or "seal" not in facts:
+        raise ValueError(f"{path.name} was made by an older version, or is damaged")
+    if sealed(facts) != facts:
+        raise ValueError(f"{path.name} differs from its own hash")
+    del facts["seal"]
+    return facts
 
 
 class Store:
@@ -105,18 +106,14 @@ class Store:
     @property
     def manifest(self):
         """The manifest as a dict, empty before the first save."""
-        path = self.path("manifest.json")
         try:
-            manifest = json.loads(path.read_text())
+            return read_sealed(self.path("manifest.json"))
         except FileNotFoundError:
             return {}
-        except (ValueError, RecursionError):
-            manifest = None
-        if not isinstance(manifest, dict) or not all(map(_has_its_form, manifest.items())):
+        except ValueError as error:
             raise ArtifactError(
-                f"{path} is damaged, or of another version; delete it and run {self.command('01', '05', {})}"
-            )
-        return manifest
+                f"{self.folder}: {error}; delete this file and run {self.command('01', '05', {})}"
+            ) from error
 
     def remedy(self, name):
         """The shell command, between backquotes, that makes the artifact ``name`` anew, from any folder."""
@@ -139,7 +136,7 @@ class Store:
         with ExitStack() as stack:
             partials = [stack.enter_context(partial_path(self.path(name))) for name in names]
             yield partials[0] if len(names) == 1 else partials
-            with self._locked():
+            with self.locked():
                 self._publish(dict(zip(names, partials, strict=True)))
 
     def save_array(self, name, array):
@@ -157,19 +154,20 @@ class Store:
 
         Dicts are merged key by key, everything else is replaced.
         """
-        with self._locked():
+        with self.locked():
             self._merge(facts)
 
     def record_files(self, *names):
         """Note files that were not written through :meth:`writing`, such as an executed notebook."""
-        with self._locked():
+        with self.locked():
             self._note_files({name: self.path(name) for name in names})
 
     @contextmanager
-    def _locked(self):
-        """Hold the manifest: whoever changes a shared file does so from its reading to its writing."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with open(self.path(".manifest.lock"), "w") as lock:
+    def locked(self, name=".manifest.lock"):
+        """Hold a lock file, waiting for it: whoever changes a shared file does so from its reading to its writing."""
+        path = self.path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
@@ -200,7 +198,7 @@ class Store:
         for key, value in facts.items():
             manifest[key] = {**manifest.get(key, {}), **value} if isinstance(value, dict) else value
         manifest["updated"] = datetime.now(UTC).isoformat(timespec="seconds")
-        write_json(self.path("manifest.json"), manifest)
+        write_json(self.path("manifest.json"), sealed(manifest))
 
     # -- loading --------------------------------------------------------------------------------------
 

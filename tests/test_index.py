@@ -1,6 +1,7 @@
 """Exact search, held equal to a slow loop over queries and rows; saving and loading; every refusal."""
 
 import json
+import os
 
 import faiss
 import numpy as np
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from cbir_utils.index import FORMAT, METRICS, SPARE, Hits, Index, IndexFileError
+from cbir_utils.store import read_sealed, sealed
 
 EXACT = ("euclidean", "manhattan")  # on small whole numbers their float64 sums are exact, in whatever order
 
@@ -348,7 +350,7 @@ def test_plain_faiss_reads_and_searches_a_saved_index(saved):
 
 def test_the_description_beside_an_index_says_what_it_holds(saved):
     facts = json.loads(saved.with_suffix(".json").read_text())
-    assert len(facts.pop("sha256")) == 64
+    assert len(facts.pop("sha256")) == len(facts.pop("seal")) == 64
     assert facts == {
         "kind": "exact",
         "metric": "euclidean",
@@ -360,14 +362,50 @@ def test_the_description_beside_an_index_says_what_it_holds(saved):
     }
 
 
-def test_an_index_of_a_newer_format_is_refused_and_an_older_one_read(saved):
+def test_an_index_of_a_newer_format_is_refused_and_an_older_one_too(saved):
     facts_path = saved.with_suffix(".json")
     facts = json.loads(facts_path.read_text())
-    facts_path.write_text(json.dumps(facts | {"format": FORMAT + 1}))
+    facts_path.write_text(json.dumps(sealed(facts | {"format": FORMAT + 1})))
     with pytest.raises(IndexFileError, match=f"has format {FORMAT + 1}, and this version reads up to {FORMAT}; update"):
         Index.load(saved)
-    facts_path.write_text(json.dumps({k: v for k, v in facts.items() if k not in ("format", "next_id")}))
+    del facts["seal"]
+    facts_path.write_text(json.dumps(facts))
+    with pytest.raises(IndexFileError, match="index.json was made by an older version, or is damaged.*; build the ind"):
+        Index.load(saved)
+
+
+@pytest.mark.parametrize("rename", [1, 2])
+def test_a_save_that_is_killed_between_its_renames_leaves_one_of_the_two_indexes_whole(saved, monkeypatch, rename):
+    """The process dies before the first or the second rename; its temporary files stay as they are."""
+    index, renames, replace = Index.load(saved).remove([0]), [], os.replace
+
+    def die(*paths):
+        renames.append(paths)
+        if len(renames) == rename:
+            raise KeyboardInterrupt  # no handler of save's catches it
+        replace(*paths)
+
+    monkeypatch.setattr("cbir_utils.index.os.replace", die)
+    with pytest.raises(KeyboardInterrupt):
+        index.save(saved)
+    monkeypatch.undo()
     assert len(Index.load(saved)) == 60
+    index.save(saved)
+    assert len(Index.load(saved)) == 59
+
+
+def test_a_reader_beside_a_writer_looks_again(saved, monkeypatch):
+    """Between its two looks at the files, somebody has replaced both."""
+    index, looks = Index.load(saved).remove([0]), []
+
+    def replaced_meanwhile(path):
+        facts = read_sealed(path)
+        if not looks:
+            looks.append(index.save(saved))
+        return facts
+
+    monkeypatch.setattr("cbir_utils.index.read_sealed", replaced_meanwhile)
+    assert len(Index.load(saved)) == 59
 
 
 @pytest.mark.parametrize("fails", ["faiss", "json", "rename"])
@@ -425,7 +463,7 @@ def test_the_description_of_another_save_is_refused(saved, tmp_path):
 
 def test_a_description_that_contradicts_its_index_is_refused(saved):
     facts = json.loads(saved.with_suffix(".json").read_text())
-    saved.with_suffix(".json").write_text(json.dumps({**facts, "metric": "cosine"}))
+    saved.with_suffix(".json").write_text(json.dumps(sealed({**facts, "metric": "cosine"})))
     with pytest.raises(IndexFileError, match="is not the file that index.json describes"):
         Index.load(saved)
 
@@ -433,7 +471,7 @@ def test_a_description_that_contradicts_its_index_is_refused(saved):
 @pytest.mark.parametrize("text", ["not json", "[]", "{}", '{"metric": "hamming", "encoder_hash": null}', "\0\1"])
 def test_a_description_that_describes_nothing_is_refused(saved, text):
     saved.with_suffix(".json").write_text(text)
-    with pytest.raises(IndexFileError, match="index.json is no description of an index"):
+    with pytest.raises(IndexFileError, match="index.faiss has no description .index.json .*; build the index anew"):
         Index.load(saved)
 
 

@@ -3,7 +3,6 @@
 import csv
 import hashlib
 import io
-import json
 import os
 import warnings
 from collections import Counter
@@ -17,7 +16,7 @@ from tqdm.auto import tqdm
 
 from cbir_utils.datasets import Dataset, DatasetError, Split, dataset_name
 from cbir_utils.folders.files import image_or_reason
-from cbir_utils.store import atomic_path, sha256, write_json
+from cbir_utils.store import atomic_path, read_sealed, sealed, sha256, write_json
 
 #: Of a folder with more images than this, so many are the queries.
 MAX_QUERIES = 10_000
@@ -234,10 +233,10 @@ def pack_folder(folder, target, *, size=None, labels=False):
         "reader": READER,
     }
     try:
-        known = json.loads((target / "dataset.json").read_text())
+        known = read_sealed(target / "dataset.json")
         if made_from.items() <= known.items():
             return load_packed(target)
-    except (OSError, ValueError, AttributeError, RecursionError):  # missing or damaged: it is made anew
+    except (OSError, ValueError):  # missing or damaged: it is made anew
         known = {}
     target.mkdir(parents=True, exist_ok=True)
     with atomic_path(target / "images.npy") as partial:
@@ -252,31 +251,22 @@ def pack_folder(folder, target, *, size=None, labels=False):
             np.save(partial, dataset.queries.images)
         note["queries_sha256"] = sha256(target / "queries.npy")
     note = {**made_from, **note}
-    write_json(target / "dataset.json", {**note, "seal": _seal(note)})
+    write_json(target / "dataset.json", sealed(note))
     return dataset
 
 
 def load_packed(target):
     """The dataset that :func:`pack_folder` left in ``target``, its images memory-mapped, read-only."""
     try:
-        note = json.loads((Path(target) / "dataset.json").read_text())
-        if "seal" not in note:
-            raise ValueError("they were packed by an older version")
-        if note.pop("seal") != _seal(note):
-            raise ValueError("dataset.json differs from its own hash")
+        note = read_sealed(Path(target) / "dataset.json")
         ids, rejects = tuple(note["ids"]), tuple((name, reason) for name, reason in note["rejects"])
         images = _mapped(Path(target) / "images.npy", note["sha256"])
         asked = _mapped(Path(target) / "queries.npy", note["queries_sha256"]) if "queries_sha256" in note else None
         if len(ids) != len(images) or len({*ids}) != len(ids) or any(".." in Path(name).parts for name in ids):
             raise ValueError("the ids are not those of its images")
         return _dataset(note["name"], images, ids, rejects, note["labelled"], note["content_hash"], asked)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DatasetError(f"{target}: its packed images are damaged ({error}); pack the folder again") from error
-
-
-def _seal(note):
-    """The SHA-256 of what ``dataset.json`` says, so that a changed byte is noticed."""
-    return hashlib.sha256(json.dumps(note, sort_keys=True).encode()).hexdigest()
 
 
 def _mapped(path, digest):

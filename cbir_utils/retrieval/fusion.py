@@ -29,10 +29,7 @@ class Fusion:
     def __init__(self, run, data, network):
         self.network = network
         self.edges = descriptors.Projection.load(run.checked_path("joint/edges.npz"))
-        self.weight = run.manifest.get("edge_weight")
-        if self.weight is None:
-            remedy = run.remedy("joint/edges.npz")
-            raise ArtifactError(f"{run.folder} was made by an older version; make its codes anew with {remedy}")
+        self.weight = run.manifest["edge_weight"]
         self.run, self.data = run, data
 
     @cached_property

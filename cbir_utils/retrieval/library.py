@@ -1,6 +1,5 @@
 """Images that come later: adding them to what a run searches, without training."""
 
-import fcntl
 import hashlib
 import json
 from pathlib import Path
@@ -78,10 +77,7 @@ def add_images(run, data, images, ids, *, replace=False):
     """
     if images.shape[1:] != data.database.images.shape[1:]:
         raise ValueError(f"images must be of {data.database.images.shape[1:]}, not of {images.shape[1:]}")
-    path = run.path("added/.lock")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # not Run.exclusive: a notebook adds images while its runner holds that
+    with run.locked("added/.lock"):  # not Run.exclusive: a notebook adds images while its runner holds that
         known = {*(data.ids or ()), *(name for batch in added_batches(run, data) for name in batch["ids"])}
         new = [row for row, name in enumerate(ids) if replace or name not in known]
         if not new:
@@ -91,7 +87,7 @@ def add_images(run, data, images, ids, *, replace=False):
         # Noted first: if a network is trained anew meanwhile, the codes no longer count and are made again.
         origins = {method: run.manifest["codes"][method] for method in methods}
         codes = {f"codes_{method}": load_encoder(run, method, data)(images) for method in methods}
-        number = 1 + max((int(batch.stem) for batch in path.parent.glob("[0-9]*.npz")), default=0)
+        number = 1 + max((int(batch.stem) for batch in run.path("added").glob("[0-9]*.npz")), default=0)
         with run.writing(f"added/{number:04d}.npz") as partial:
             notes = {"origins": np.array(json.dumps(origins)), "replaces": np.array(data.content_hash * replace)}
             np.savez(partial, images=images, ids=np.array(ids), **notes, **codes)

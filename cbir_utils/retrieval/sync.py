@@ -12,6 +12,9 @@ from cbir_utils.retrieval.library import add_images, content_of, contents
 from cbir_utils.retrieval.notes import LIBRARY, library
 from cbir_utils.store import ArtifactError
 
+#: Held by whoever changes it, from its reading to its writing.
+LOCK = ".library.lock"
+
 #: Learning anew is worth a thought once this share of the images has come or gone since.
 MUCH = 0.3
 
@@ -37,6 +40,11 @@ def sync(run, data):
     read. Nothing is trained, and a second call changes nothing. Files that cannot be read are listed in
     ``rejects_added.csv``. Raises ArtifactError if the run was not made from a folder.
     """
+    with run.locked(LOCK):
+        return _follow(run, data)
+
+
+def _follow(run, data):
     folder = _folder_of(run)
     names, rejects = list_files(folder, without=run.results)
     noted, rejects, files = library(run), list(rejects), {}
@@ -96,14 +104,20 @@ def remove(run, data, ids):
 
     Raises ArtifactError for an id that the run does not have.
     """
-    noted = library(run)
-    original = {noted["renamed"].get(name, name): name for name in contents(run, data)}
-    unknown = [name for name in ids if name not in original]
-    if unknown:
-        raise ArtifactError(f"{run.folder} has no image {unknown[0]!r}; a query prints the ids")
-    taken = sorted({*noted["removed"], *(original[name] for name in ids)})
-    notes = {**noted, "removed": taken, "gone": sorted(noted["gone"] - set(taken)), "content_hash": data.content_hash}
-    run.save_json(LIBRARY, notes)
+    with run.locked(LOCK):
+        noted = library(run)
+        original = {noted["renamed"].get(name, name): name for name in contents(run, data)}
+        unknown = [name for name in ids if name not in original]
+        if unknown:
+            raise ArtifactError(f"{run.folder} has no image {unknown[0]!r}; a query prints the ids")
+        taken = sorted({*noted["removed"], *(original[name] for name in ids)})
+        notes = {
+            **noted,
+            "removed": taken,
+            "gone": sorted(noted["gone"] - set(taken)),
+            "content_hash": data.content_hash,
+        }
+        run.save_json(LIBRARY, notes)
 
 
 def _folder_of(run):

@@ -184,18 +184,13 @@ class ApproximateIndex:
         stored, facts = read_index(path, encoder_hash=encoder_hash)
         if facts["kind"] == "exact":
             raise IndexFileError(f"{path} is an exact index; read it with Index.load")
-        try:
-            known = facts["originals"]
-            kept = known if known in ("memory", "uint8") else originals
-            index = cls(facts["kind"], facts["metric"], encoder_hash=facts["encoder_hash"], originals=kept)
-            vars(index).update({name: facts["settings"][name] for name in SETTINGS})
-            index._removed, index._zeros = (np.array(facts[name], np.int64) for name in ("removed", "zeros"))
-            if not np.isin([*facts["removed"], *facts["zeros"]], np.arange(stored.ntotal)).all():
-                raise ValueError("ids of rows that there are not")
-            index._fingerprint = facts.get("fingerprint", [])  # which older files do not have
-            index._searched = Searched(stored, index.kind, index.inside)
-        except (LookupError, TypeError, ValueError, AttributeError) as error:
-            raise IndexFileError(f"{path} is not the index that its description speaks of; build it anew") from error
+        known = facts["originals"]
+        kept = known if known in ("memory", "uint8") else originals
+        index = cls(facts["kind"], facts["metric"], encoder_hash=facts["encoder_hash"], originals=kept)
+        vars(index).update({name: facts["settings"][name] for name in SETTINGS})
+        index._removed, index._zeros = (np.array(facts[name], np.int64) for name in ("removed", "zeros"))
+        index._fingerprint = facts["fingerprint"]
+        index._searched = Searched(stored, index.kind, index.inside)
         if not index.inside and (known is not None or originals is not None):
             _check_same(originals, index, path)
         return index

@@ -1,6 +1,5 @@
 """Retrievers of a finished run: the same codes as the notebooks', what is refused, and that no label is used."""
 
-import json
 from dataclasses import replace
 
 import numpy as np
@@ -185,12 +184,3 @@ def test_labels_change_no_network_no_code_and_no_stopping_point(tmp_path):
             np.testing.assert_array_equal(array, first)
     with pytest.raises(ValueError, match="shapes has 2 images; a graph of neighbours needs three or more"):
         learn_fused(run, replace(shapes, database=Split(images[:2])))
-
-
-def test_a_run_of_an_older_version_is_told_with_the_command_that_makes_it_anew(finished_run, tmp_path):
-    run, data = finished_run(tmp_path)
-    manifest = json.loads(run.path("manifest.json").read_text())
-    del manifest["edge_weight"]
-    run.path("manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(ArtifactError, match="was made by an older version; make its codes anew with .*--from 08"):
-        Retriever(run, data, "matched")
