@@ -50,10 +50,12 @@ def check(answer, is_right, hint):
 
 
 def stop_without_labels(data):
-    """End the notebook that calls this, quietly, if the dataset has no labels: what follows the call needs them.
+    """End the notebook that calls this, quietly, if there is nothing to evaluate by: no labels, or no class of two.
 
     Papermill takes an exit with status 0 for a good end.
     """
-    if data.database.labels is None:
-        print(f"{data.name} has no labels: this notebook ends here, and nothing is missing but the evaluation")
+    labels = data.database.labels
+    if labels is None or len(set(labels)) == len(labels):
+        lacks = "labels" if labels is None else "two images of one class"
+        print(f"{data.name} has no {lacks}: this notebook ends here, and nothing is missing but the evaluation")
         raise SystemExit(0)

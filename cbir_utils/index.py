@@ -180,9 +180,11 @@ class Index:
     def novelty(self, queries, k=10, *, exclude_self=None):
         """How unlike the database each query is: ``(Q,)`` float64, more than 1 for what hardly belongs to it.
 
-        The mean distance to a query's ``k`` nearest rows, divided by the 99th percentile of the same for 2,000 rows of
-        the database, always the same, each without itself. ``exclude_self`` is that of :meth:`search`.
+        The mean distance to a query's ``k`` nearest rows (all others, if there are no more), divided by the 99th
+        percentile of the same for 2,000 rows of the database, always the same, each without itself. ``exclude_self`` is
+        that of :meth:`search`.
         """
+        k = min(k, len(self) - 1)
         own = self.search(queries, k, exclude_self=exclude_self).distances.mean(axis=1, dtype="f8")
         drawn = np.sort(np.random.default_rng(0).choice(len(self), min(2000, len(self)), replace=False))
         usual = self.search(self._rows[drawn], k, exclude_self=self._ids[drawn]).distances.mean(axis=1, dtype="f8")

@@ -511,4 +511,6 @@ def test_far_queries_are_novel_and_near_ones_are_not():
     index = Index().add(rows)
     assert (index.novelty(rows[:50] + np.float32(0.01)) < 1.1).all()
     assert (index.novelty(rows[:50] + np.float32(20)) > 5).all()
+    few = Index().add(np.float32([[0], [1], [3]]))  # each has two others: mean distances 2, 1.5 and 2.5
+    np.testing.assert_allclose(few.novelty(np.float32([[1]]), exclude_self=[1]), 1.5 / 2.5, rtol=0.01)
     assert np.isfinite(Index().add(np.ones((30, 2), np.float32)).novelty(np.ones((1, 2), np.float32))).all()

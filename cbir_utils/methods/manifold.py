@@ -6,7 +6,7 @@ map (Coifman and Lafon 2006) gives codes whose cosine distance is short between 
 
 import numpy as np
 from scipy import sparse
-from scipy.sparse.csgraph import connected_components
+from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
 from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 
 from cbir_utils.codes import unit_length
@@ -55,24 +55,28 @@ class DiffusionMap:
             ``(N, K)``: each database image's neighbours, without itself, never those of queries. The distances, on any
             scale, are *squared* ones: the cosine distance of codes is one, and so is ``distortion``.
         k, dimensions, seed : int
-            How many of the K count; length of the new codes, less than N - 1; seed of the solver (ARPACK).
+            How many of the K count; length of the new codes, M, N - 2 at most; seed of the solver (ARPACK).
         time : float, optional
             t ≥ 1. In long walks only the coarse structure counts. By default it follows from the eigenvalues λ: the
             largest gap between frequencies, √(1 - λ), separates clusters from the detail inside them, and after t
             steps the first direction behind it has a tenth of its weight left.
 
-        Raises ValueError for too few images, or a graph in more components than dimensions.
+        Raises ValueError for fewer than three images.
         """
-        hits, n = _first(hits, k), len(hits.ids)
+        n = len(hits.ids)
+        if n < 3:
+            raise ValueError(f"a graph of neighbours needs three images or more, and there are {n}")
+        k, dimensions = min(k, n - 1), min(dimensions, n - 2)
+        first = _first(hits, k)
         if dimensions < 1 or (time is not None and not time >= 1):
             raise ValueError(f"dimensions and time must be 1 or more, not {dimensions} and {time}")
-        if n < dimensions + 2:
-            raise ValueError(f"{dimensions} dimensions need {dimensions + 2} images or more, and there are {n}")
-        scales = _scales(hits)
-        weights = _edge_weights(hits, scales, scales)
-        rows = np.repeat(np.arange(n), k)
-        directed = sparse.csr_array((weights.ravel(), (rows, hits.ids.ravel())), shape=(n, n))
-        graph = directed.maximum(directed.T)  # both directions weigh the same where both exist
+        scales = _scales(first)
+        graph = _graph(_edge_weights(first, scales, scales), first.ids)
+        if connected_components(graph, directed=False)[0] > dimensions:
+            # Bursts of photographs know only each other. Their nearest pairs, among all K hits, join them; such an edge
+            # weighs what one between usual neighbours does.
+            tree = minimum_spanning_tree(_graph(hits.distances + np.finfo(np.float32).tiny, hits.ids))
+            graph = graph.maximum(np.exp(-1) * (tree + tree.T > 0))
         eigenvalues, eigenvectors = _leading_eigenvectors(graph, dimensions, seed)
         return cls(scales, eigenvalues, eigenvectors, k=k, time=time)
 
@@ -150,6 +154,13 @@ def _first(hits, k):
     return Hits(hits.distances[:, :k], hits.ids[:, :k])
 
 
+def _graph(values, ids):
+    """A symmetric matrix ``(N, N)`` of a value for each row's hits ``(N, K)``; of two directions, the greater."""
+    rows = np.repeat(np.arange(len(ids)), ids.shape[1])
+    directed = sparse.csr_array((values.ravel(), (rows, ids.ravel())), shape=(len(ids), len(ids)))
+    return directed.maximum(directed.T)
+
+
 def _scales(hits):
     """The local scale of each row of :class:`Hits`: the distance to the last neighbour, ``(Q,)``."""
     return np.sqrt(hits.distances[:, -1].astype(np.float64))
@@ -176,7 +187,7 @@ def _leading_eigenvectors(graph, count, seed):
     if parts > count:
         raise ValueError(
             f"the graph falls into {parts} components, which {count} dimensions cannot tell apart; "
-            "raise k (neighbours) or dimensions, or remove duplicates"
+            "give more hits of each image, raise k (neighbours) or dimensions, or remove duplicates"
         )
     root = np.sqrt(graph.sum(axis=1))
     walk = sparse.diags_array(1 / root) @ graph @ sparse.diags_array(1 / root)

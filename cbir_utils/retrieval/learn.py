@@ -12,8 +12,6 @@ from cbir_utils.methods.words import VisualWords
 from cbir_utils.retrieval.retriever import available_methods
 from cbir_utils.training import encode
 
-#: Neighbours of an image in the graph, and numbers of the map; fewer where the database is small.
-NEIGHBOURS, DIMENSIONS = 5, 47
 #: Numbers of a photograph's code.
 PHOTO_NUMBERS = 128
 #: Images, evenly spread over the database, that decide which method is learned.
@@ -67,16 +65,13 @@ def learn_fused(run, data, *, epochs=None, seed=0, verbose=True):
     training's history. Raises ValueError for fewer than three images.
     """
     count = len(data.database)
-    if count < 3:
-        raise ValueError(f"{data.name} has {count} images; a graph of neighbours needs three or more")
     epochs = epochs or int(np.clip(1_000_000 // count, 10, 40))
     settings = {"epochs": epochs, "batch_size": 256 if count > 20_000 else 128, "seed": seed}
 
     def explore(codes):
         search = MatchedSearch(codes[0], data.database.images)
         hits = steps.candidates_both(search, codes, data)
-        size = {"k": min(NEIGHBOURS, count - 1), "dimensions": min(DIMENSIONS, count - 2)}
-        return search, hits, DiffusionMap.fit(hits[0], **size, seed=seed)
+        return search, hits, DiffusionMap.fit(hits[0], seed=seed)
 
     edges = steps.fit_edges(data, seed)
     search, hits, manifold = explore(steps.project_both(data, edges))

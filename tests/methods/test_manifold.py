@@ -102,8 +102,25 @@ def test_many_islands_share_the_eigenvalue_one_but_not_more_than_dimensions():
     cosine, same = unit(graph.codes[:, :3]) @ unit(graph.codes[:, :3]).T, cluster[:, None] == cluster
     assert cosine[same].min() > 0.999 and cosine[~same].max() < 0.5
     codes, _ = islands((8,) * 6)
-    with pytest.raises(ValueError, match="falls into 6 components, which 4 dimensions cannot tell apart; raise k"):
+    with pytest.raises(ValueError, match="falls into 6 components, which 4 dimensions cannot tell apart; give more hi"):
         DiffusionMap.fit(near(codes), k=4, dimensions=4)
+
+
+def test_bursts_are_joined_by_their_nearest_pairs():
+    """60 bursts of six shots, on a ring: each shot's five nearest are its own burst, the sixth leads to the next."""
+    rng, angle = np.random.default_rng(0), np.repeat(2 * np.pi * np.arange(60) / 60, 6)
+    codes = np.column_stack([np.cos(angle), np.sin(angle)]) + rng.normal(size=(360, 2)) / 1e4
+    burst, graph = np.arange(360) // 6, DiffusionMap.fit(near(codes.astype(np.float32), k=20))
+    assert graph.eigenvalues[0] < 1 - 1e-5, "one component is left"
+    cosine, apart = unit(graph.codes) @ unit(graph.codes).T, np.abs(burst[:, None] - burst)
+    assert cosine[apart == 0].min() > 0.9 and cosine[apart == 0].min() > cosine[apart == 30].max()
+
+
+@pytest.mark.parametrize("count", [3, 4, 12])
+def test_few_images_have_fewer_neighbours_and_dimensions(count):
+    graph = DiffusionMap.fit(near(ring(count), k=min(5, count - 1)))
+    assert graph.k == min(5, count - 1) and graph.codes.shape == (count, count - 2)
+    assert np.isfinite(graph.embed(near(ring(count), ring(count)[:2], k=min(5, count - 1)))).all()
 
 
 def test_directions_that_no_walk_keeps_count_for_nothing_and_a_long_walk_does_not_fade():
@@ -129,9 +146,8 @@ def test_duplicates_and_their_queries_stay_finite(others):
 @pytest.mark.parametrize(
     ("codes", "options", "message"),
     [
-        (ring(10), {"k": 10}, "a graph of 10 neighbours needs 10 hits of each image, and there are 9"),
+        (ring(20), {"k": 10}, "a graph of 10 neighbours needs 10 hits of each image, and there are 9"),
         (ring(20), {"k": 0}, "a graph of 0 neighbours needs 0 hits"),
-        (ring(20), {"dimensions": 19}, "19 dimensions need 21 images or more, and there are 20"),
         (ring(), {"dimensions": 0}, "dimensions and time must be 1 or more"),
         (ring(), {"time": 0.5}, "dimensions and time must be 1 or more"),
         (ring(), {"time": float("nan")}, "dimensions and time must be 1 or more"),
@@ -181,3 +197,8 @@ def test_the_cosine_of_fused_codes_is_the_blend_of_both_cosines():
     blended = (unit(a) @ unit(a).T + 0.5 * unit(b) @ unit(b).T) / 1.5
     np.testing.assert_allclose(unit(fused) @ unit(fused).T, blended, atol=1e-6)
     assert np.isfinite(fuse(np.zeros((1, 4)), b[:1])).all()
+
+
+def test_two_images_make_no_graph():
+    with pytest.raises(ValueError, match="a graph of neighbours needs three images or more, and there are 2"):
+        DiffusionMap.fit(near(ring(2), k=1))

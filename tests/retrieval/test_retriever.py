@@ -182,5 +182,5 @@ def test_labels_change_no_network_no_code_and_no_stopping_point(tmp_path):
     for outcome in outcomes[1:]:
         for array, first in zip(outcome, outcomes[0], strict=True):
             np.testing.assert_array_equal(array, first)
-    with pytest.raises(ValueError, match="shapes has 2 images; a graph of neighbours needs three or more"):
+    with pytest.raises(ValueError, match="a graph of neighbours needs three images or more, and there are 2"):
         learn_fused(run, replace(shapes, database=Split(images[:2])))
