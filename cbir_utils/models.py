@@ -43,6 +43,10 @@ except (ModuleNotFoundError, ValueError) as error:
         f"Keras cannot use {wish}, the backend that it was told to use ({error}); unset KERAS_BACKEND, or install it"
     ) from None
 
+# Whatever the user's settings file says: images here are (N, H, W, C), and codes float32.
+keras.config.set_image_data_format("channels_last")
+keras.config.set_floatx("float32")
+
 # TensorFlow warns when a notebook builds many networks, as a comparison does.
 logging.getLogger("tensorflow").setLevel(logging.ERROR)
 

@@ -6,7 +6,7 @@ A run is one folder, ``results/<dataset>/``. Its files appear whole or not at al
 import json
 import os
 import shutil
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -49,13 +49,13 @@ class Run(Store):
         ``encoder`` is the artifact that made them, ``None`` where nothing was trained.
         """
         names = [f"{method}/codes_{split}.npy" for split in ("database", "queries")]
-        with ExitStack() as stack:
-            partials = [stack.enter_context(partial_path(self.path(name))) for name in names]
-            for partial, codes in zip(partials, (database, queries), strict=True):
-                write_npy(partial, codes)
-            with self.locked():
-                origin = {**self._origin(encoder), "files": [sha256(partial) for partial in partials]}
-                self._publish(dict(zip(names, partials, strict=True)), codes={method: origin})
+
+        def origin(paths):
+            return {"codes": {method: {**self._origin(encoder), "files": [sha256(path) for path in paths]}}}
+
+        with self.writing(*names, note=origin) as paths:
+            for path, codes in zip(paths, (database, queries), strict=True):
+                write_npy(path, codes)
 
     def keep_index(self, method, index):
         """Save an index of a method's codes, as ``<method>/index.faiss`` and ``index.json``."""

@@ -8,11 +8,10 @@ import hashlib
 import json
 import os
 import platform
+import secrets
 import shlex
-import subprocess
 import sys
-import tempfile
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from functools import cache
 from importlib import metadata
@@ -35,15 +34,11 @@ def partial_path(path):
     """Yield a temporary path beside ``path``, with the same ending; whatever is left of it is deleted at the end."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, partial = tempfile.mkstemp(prefix=f".partial-{os.getpid()}-", suffix="-" + path.name[-60:], dir=path.parent)
-    umask = os.umask(0)  # mkstemp makes files that nobody else can read; give them the usual mode
-    os.umask(umask)
-    os.chmod(partial, 0o666 & ~umask)
-    os.close(handle)
+    partial = path.with_name(f".partial-{os.getpid()}-{secrets.token_hex(4)}-{path.name[-60:]}")
     try:
-        yield Path(partial)
+        yield partial
     finally:
-        Path(partial).unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -131,13 +126,16 @@ class Store:
     # -- saving ---------------------------------------------------------------------------------------
 
     @contextmanager
-    def writing(self, *names):
-        """Yield a temporary path for each name; if the block succeeds, they become these artifacts together."""
+    def writing(self, *names, note=None):
+        """Yield a temporary path for each name; if the block succeeds, they become these artifacts together.
+
+        So do the facts that ``note(paths)`` gives for the manifest.
+        """
         with ExitStack() as stack:
             partials = [stack.enter_context(partial_path(self.path(name))) for name in names]
             yield partials[0] if len(names) == 1 else partials
             with self.locked():
-                self._publish(dict(zip(names, partials, strict=True)))
+                self._publish(dict(zip(names, partials, strict=True)), **(note(partials) if note else {}))
 
     def save_array(self, name, array):
         """Save a NumPy array as ``.npy``, without pickling."""
@@ -290,10 +288,8 @@ def _is_alive(process):
     """Whether a process, named by its number, is running."""
     try:
         os.kill(int(process), 0)
-    except (ValueError, ProcessLookupError):
-        return False
-    except PermissionError:  # somebody else's
-        return True
+    except (ValueError, OSError) as error:
+        return isinstance(error, PermissionError)  # somebody else's
     return True
 
 
@@ -320,10 +316,3 @@ def package_versions():
 def machine():
     """What the run is made on: system, processor architecture and number of cores."""
     return {"system": platform.system(), "architecture": platform.machine(), "cores": os.cpu_count()}
-
-
-def current_commit():
-    """The commit that the repository is at, with a mark if files differ from it; ``None`` outside a git clone."""
-    words = ["git", "describe", "--always", "--exclude=*", "--abbrev=40", "--dirty= with changes"]
-    with suppress(OSError):  # there is no git
-        return subprocess.run(words, cwd=Path(__file__).parent, capture_output=True, text=True).stdout.strip() or None

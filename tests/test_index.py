@@ -461,13 +461,6 @@ def test_the_description_of_another_save_is_refused(saved, tmp_path):
         Index.load(saved)
 
 
-def test_a_description_that_contradicts_its_index_is_refused(saved):
-    facts = json.loads(saved.with_suffix(".json").read_text())
-    saved.with_suffix(".json").write_text(json.dumps(sealed({**facts, "metric": "cosine"})))
-    with pytest.raises(IndexFileError, match="is not the file that index.json describes"):
-        Index.load(saved)
-
-
 @pytest.mark.parametrize("text", ["not json", "[]", "{}", '{"metric": "hamming", "encoder_hash": null}', "\0\1"])
 def test_a_description_that_describes_nothing_is_refused(saved, text):
     saved.with_suffix(".json").write_text(text)

@@ -1,6 +1,7 @@
 """The paper's network: held to its listing, and how it behaves at other sizes."""
 
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -56,7 +57,11 @@ def test_other_sizes_come_back_at_their_size(shape):
     [
         ("os.abort()", -6),
         ("import no_such_module", 1),
-        ("from types import SimpleNamespace as layers; Model = Input = None", 0),
+        (
+            "from types import SimpleNamespace as layers; Model = Input = None; "
+            "config = layers(set_image_data_format=id, set_floatx=id)",
+            0,
+        ),
     ],
 )
 def test_what_the_import_writes_is_seen_only_if_it_fails(tmp_path, then, code):
@@ -84,3 +89,15 @@ def test_a_backend_that_is_not_there_is_told_in_one_sentence(backend):
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     assert ended.returncode == 1
     assert ended.stderr.splitlines()[-1].startswith(f"ImportError: Keras cannot use {backend}, the backend that it was")
+
+
+def test_the_user_s_settings_of_keras_change_nothing(tmp_path):
+    settings = {"image_data_format": "channels_first", "floatx": "float16", "backend": "tensorflow", "epsilon": 1e-7}
+    (tmp_path / "keras.json").write_text(json.dumps(settings))
+    code = (
+        "import keras; from cbir_utils.models import build_convolutional\n"
+        "model = build_convolutional((28, 28, 1)); print(model.autoencoder.output_shape, model.encoder.compute_dtype)"
+    )
+    environment = {**os.environ, "KERAS_HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == "(None, 28, 28, 1) float32\n"

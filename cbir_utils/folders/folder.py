@@ -211,17 +211,18 @@ def _class_of(name):
     return str(PurePosixPath(*inside)) if above.lower() in PARTS and inside else str(folders)
 
 
-def pack_folder(folder, target, *, size=None, labels=False):
+def pack_folder(folder, target, *, size=None, labels=False, shape=None):
     """Read a folder of images once and keep them in ``target``, which :func:`load_dataset` opens at once.
 
     ``target`` gets ``images.npy``, ``(N, H, W, C)`` uint8, ``queries.npy`` where these are fewer, and ``dataset.json``
-    with the rest of the dataset. Nothing
-    is read again where both are there, made by the same rules (``READER``) with the same ``size`` and ``labels`` from
-    files of the same names, sizes and times of change.
+    with the rest of the dataset. Nothing is read again where both are there, made by the same rules (``READER``) with
+    the same ``size`` and ``labels`` from files of the same names, sizes and times of change. ``shape``, (H, W, C), is
+    what the images must have, because others are kept that do.
 
     Returns the dataset of ``load_dataset(folder, size=size, labels=labels)``, its images memory-mapped, read-only.
     ``target`` is made if need be, and must not lie in ``folder``. Raises :class:`DatasetError` as ``load_dataset``
-    does, and if ``target`` holds other images, of another folder.
+    does, if ``target`` holds other images, of another folder, or the images have another ``shape``; nothing is changed
+    then.
     """
     folder, target = Path(folder), Path(target)
     made_from = {
@@ -244,6 +245,13 @@ def pack_folder(folder, target, *, size=None, labels=False):
         other = known.get("source", made_from["source"])
         if other != made_from["source"] and known.get("content_hash") != dataset.content_hash:
             raise DatasetError(f"{target} holds the images of {other}, not of {folder}; choose another with --results")
+        now = dataset.database.images.shape[1:]
+        if shape not in (None, now):
+            raise DatasetError(
+                f"{folder} is now read as images of {now}, and those that were added to its run are of {shape}: a "
+                f"picture in colour is new, or --size is another; take it back, or delete {target.parent / 'added'} "
+                "and add its images again afterwards"
+            )
     note = {"content_hash": dataset.content_hash, "ids": dataset.ids, "rejects": dataset.rejects}
     note["sha256"] = sha256(target / "images.npy")
     if len(dataset.queries) < len(dataset.database):  # opened from a file of their own, they take no memory

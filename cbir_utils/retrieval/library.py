@@ -62,6 +62,15 @@ def contents(run, data):
     return {name: content_of(image) for ids, images in parts for name, image in zip(ids, images, strict=True)}
 
 
+def shape_of_added(run):
+    """The shape (H, W, C) of the images that were added to a run; ``None`` if there are none."""
+    for name in run.manifest.get("files", {}):
+        if name.startswith("added/") and run.path(name).exists():
+            with np.load(run.checked_path(name), allow_pickle=False) as batch:
+                return batch["images"].shape[1:]
+    return None
+
+
 def content_of(image):
     """A hash of an image's pixels, the same for its negative: a grey one may be searched as that."""
     return min(hashlib.sha256(np.ascontiguousarray(form).data).hexdigest()[:32] for form in (image, 255 - image))

@@ -47,7 +47,7 @@ def run(arguments):
         facts = {"content_hash": data.content_hash, "labels": arguments.labels}
         status = _run_notebooks(project_run, parameters, facts, arguments)
     # Notebook 05 writes the table.
-    if status == 0 and arguments.stop >= 5 and project_run.path("metrics.json").exists():
+    if status == 0 and arguments.stop >= 5 and "metrics.json" in project_run.manifest["files"]:
         print("\n" + results_table(project_run.load_json("metrics.json")))
         print(f"\nfigures, each as .png and .pdf: {os.path.relpath(project_run.path('figures'))}")
     return status
@@ -95,7 +95,9 @@ def _run_notebooks(project_run, parameters, data, arguments):
 
 def _pack(source, project_run, **options):
     """Read a folder of images once for all notebooks, say which files cannot be read, and return the dataset."""
-    data = pack_folder(source, project_run.path("dataset"), **options)
+    from cbir_utils.retrieval.library import shape_of_added
+
+    data = pack_folder(source, project_run.path("dataset"), shape=shape_of_added(project_run), **options)
     print(f"[read] {len(data.database):,} images", flush=True)
     rejects, listed = data.rejects, project_run.path("rejects.csv")
     if rejects or listed.exists():  # a list from before would name files that are read now
@@ -225,9 +227,7 @@ def app(arguments):
     except OSError as error:
         if error.errno != errno.EADDRINUSE:
             raise
-        raise UsageError(
-            f"port {arguments.port} is taken, maybe by another explorer; choose one with --port"
-        ) from error
+        raise UsageError(f"port {arguments.port} is taken, by another explorer? choose one with --port") from error
 
 
 def report(arguments):

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import yaml
 
-from cbir_utils.store import ArtifactError, current_commit, machine, package_versions, partial_path
+from cbir_utils.paper.commit import current_commit
+from cbir_utils.store import ArtifactError, machine, package_versions, partial_path
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = ROOT / "notebooks"

@@ -19,8 +19,9 @@ from cbir_utils.scale.engine import EngineError
 #: What Milvus calls those of the distances of ``Index`` that it offers.
 ENGINE_METRICS = {"euclidean": "L2", "cosine": "IP"}
 
-#: Of the facts that are kept with a collection, and the properties where they and the next code's id are kept.
-FORMAT, FACTS, NEXT_ID = 3, "cbir_utils.facts", "cbir_utils.next_id"
+#: Of the facts that are kept with a collection, and the properties where they, the next code's id and the least number
+#: of codes are kept.
+FORMAT, FACTS, NEXT_ID, LEAST = 3, "cbir_utils.facts", "cbir_utils.next_id", "cbir_utils.least"
 
 #: Milvus returns no more hits than this for a query.
 MOST_HITS = 16_384
@@ -121,6 +122,7 @@ class Collection:
                     f"{error}; {start:,} of {len(codes):,} codes had arrived: add the same codes with the same ids "
                     f"again, from {ids[0]} to {ids[-1]}, and none is lost or doubled"
                 ) from error
+        self._note_least(len(self))
         return self
 
     def remove(self, ids):
@@ -128,7 +130,9 @@ class Collection:
 
         Raises ValueError if an id is not in the collection; then nothing is removed.
         """
-        for expression in _filters(self._known(ids, "ids")):
+        known = self._known(ids, "ids")
+        self._note_least(len(self) - len(known))  # first: whatever fails later, so many are left
+        for expression in _filters(known):
             self._call("delete", filter=expression)
         return self
 
@@ -190,10 +194,15 @@ class Collection:
             hits.distances[tied], hits.ids[tied] = more
         return hits
 
+    def _note_least(self, count):
+        """Note how many codes a file holds at least, so that a loss is seen when it is opened."""
+        if engine.is_embedded(self.address):
+            self._call("alter_collection_properties", {LEAST: str(count)})
+
     def _create(self, dimension):
         """Make the collection, unless another program does so at this moment."""
         facts = {"format": FORMAT, "metric": self.metric, "dimension": dimension, "encoder_hash": self.encoder_hash}
-        how = {"consistency_level": "Strong", "properties": {FACTS: json.dumps(facts), NEXT_ID: "0"}}
+        how = {"consistency_level": "Strong", "properties": {FACTS: json.dumps(facts), NEXT_ID: "0", LEAST: "0"}}
         exact = engine.is_embedded(self.address)
         how |= engine.layout(self._client, dimension, ENGINE_METRICS[self.metric], exact)
         try:
@@ -213,7 +222,8 @@ class Collection:
             self.metric = self.metric or "euclidean"
             return False
         try:
-            facts = json.loads(self._call("describe_collection")["properties"][FACTS])
+            properties = self._call("describe_collection")["properties"]
+            facts, least = json.loads(properties[FACTS]), int(properties.get(LEAST, 0))
             facts = {name: facts[name] for name in ("format", "metric", "dimension", "encoder_hash")}
         except (KeyError, TypeError, ValueError) as error:
             raise EngineError(f"{self} was not made by cbir_utils; choose another name") from error
@@ -225,6 +235,10 @@ class Collection:
                     "delete it with drop(address, name)"
                 )
         self._call("load_collection", timeout=LOAD)
+        if (count := self._query("", "count(*)")[0]) < least:
+            raise EngineError(
+                f"{self} is damaged: it holds {count:,} codes of {least:,}; delete {self.address} and add them anew"
+            )
         self.metric, self.encoder_hash, self.dimension = facts["metric"], facts["encoder_hash"], facts["dimension"]
         return True
 

@@ -107,9 +107,11 @@ def trained(settings, codes):
     if short is not None and short > dimension:
         raise ValueError(f"short is {short}, but the codes have only {dimension} numbers")
     least = max(0 if kind == "hnsw" else LEAST, (short or 0) + 1)
-    if count < least:
+    # Where fewer differ, nothing is left for the fast form to compress, and its distances would be no numbers.
+    differ = len(np.unique(codes, axis=0)) if kind == "ivfpq_fast" else count
+    if differ < least:
         raise ValueError(
-            f"{kind} learns from {least} codes or more, and these are {count}; fit it to more of the "
+            f"{kind} learns from {least} different codes or more, and these are {differ}; fit it to more of the "
             "database, or use kind='exact'"
         )
     width, groups = short or dimension, _groups(kind, short or dimension, settings.pq_bytes)

@@ -203,6 +203,23 @@ def command(finished):
     return lambda name, *words: cli.main([name, "--results", str(finished[0].folder), *map(str, words)])
 
 
+def test_a_colour_picture_among_grey_ones_is_refused_before_anything_changes(command, finished, capsys, tmp_path):
+    """Images were added to the run as grey ones: with the folder read in colour they would fit no more."""
+    run, folder = finished
+    (tmp_path / "more").mkdir()
+    Image.new("L", (28, 28), 60).save(tmp_path / "more" / "grey.png")
+    assert command("add", tmp_path / "more") == 0
+    before = {path: path.read_bytes() for path in run.folder.rglob("*") if path.is_file() and "lock" not in path.name}
+    for number in range(9):
+        Image.new("RGB", (28, 28), (200, 20, number)).save(folder / f"red{number}.png")
+    words = ["run", "--dataset", str(folder), "--results", str(run.results)]
+    assert cli.main(words) == 2
+    told = capsys.readouterr().err
+    assert "is now read as images of (128, 128, 3), and those that were added to its run are of (28, 28, 1)" in told
+    assert before == {path: path.read_bytes() for path in before}
+    assert command("query", folder / "07.png") == 0
+
+
 def test_query_prints_what_is_nearest_as_text_or_as_json(command, finished, capsys, tmp_path):
     ImageOps.invert(Image.open(finished[1] / "07.png")).save(tmp_path / "negative.png")
     assert command("query", tmp_path / "negative.png", "-k", "3") == 0

@@ -591,7 +591,9 @@ def test_an_index_that_cannot_be_is_refused(kind, options, message):
 def test_learning_takes_some_codes_prints_nothing_and_is_done_once(kind, options, least, capfd):
     codes, index = data()[0], ApproximateIndex(kind, **options)
     if least > 1:
-        with pytest.raises(ValueError, match=f"{kind} learns from {least} codes or more, and these are {least - 1}; f"):
+        with pytest.raises(
+            ValueError, match=f"{kind} learns from {least} different codes or more, and these are {least - 1}"
+        ):
             index.fit(codes[: least - 1])
     assert len(index.add(codes[:least])) == least
     with pytest.raises(ValueError, match="the index has been fitted already; make a new one to learn anew"):

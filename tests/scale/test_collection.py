@@ -98,6 +98,20 @@ def test_a_program_that_is_killed_loses_nothing_that_had_arrived(path):
     index.close()
 
 
+def test_a_file_that_was_not_closed_and_has_lost_rows_is_refused(tmp_path):
+    """No seal says that it was damaged; the number of codes that had arrived does."""
+    program = in_another_program("index.add(ROWS); index.remove([7]); os._exit(1)", tmp_path / "codes.db")
+    assert program.wait() == 1
+    (file,) = tmp_path.rglob("wal_data_*")
+    content = file.read_bytes()
+    file.write_bytes(content[:-300])
+    with (
+        pytest.warns(UserWarning, match="was not closed"),
+        pytest.raises(EngineError, match=r"holds 0 codes of 299; del"),
+    ):
+        Collection(tmp_path / "codes.db", "codes")
+
+
 def test_a_file_is_open_in_one_program_only_which_seals_it_as_it_ends(path, capfd):
     program = in_another_program("print(len(index.add(ROWS[:9])), flush=True); sys.stdin.read()", path)
     assert program.stdout.readline() == "309\n"
