@@ -61,7 +61,7 @@ test-scale: $(VENV)/.installed-scale $(VENV)/.installed-server  ## what takes lo
 test-workshop: $(STAMP)  ## the participants' notebooks, run as handed out: no empty exercise passes; seconds of each
 	"$(BIN)/python" tests/run_workshop.py
 
-test-faults: $(STAMP)  ## files damaged at random, processes killed, writers side by side: one table, results/bench/faults.md
+test-faults: $(STAMP)  ## damaged files, killed processes, full disks, strangers at the door: tables in results/bench/faults.md
 	"$(BIN)/python" tests/faults.py
 
 test-oldest: $(OLDEST)/.installed  ## what learns and searches, with the lowest versions that pyproject.toml allows

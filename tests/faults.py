@@ -155,7 +155,7 @@ def small_run(folder):
     run.keep("hog", codes, codes)
     run.keep_index("hog", Index("cosine").add(codes))
     add_images(run, data, data.database.images[:3] // 2, ["x.png", "y.png", "z.png"])
-    run.save_json("library.json", {"content_hash": data.content_hash, "removed": ["03.png"]})
+    run.save_json("library.json", {"content_hash": data.content_hash, "removed": ["20.png"]})
     return run
 
 
@@ -203,11 +203,12 @@ def shards(count):
 
 
 MILVUS = """
-import os, sys, numpy as np
+import os, sys, time, numpy as np
 from cbir_utils.scale.collection import Collection
 index = Collection(sys.argv[1], "codes").add(np.random.default_rng(0).normal(size=(300, 16)).astype("f4"))
 if sys.argv[2] == "closed": index.close()
 if sys.argv[2] == "flushed": index._client.flush("codes")
+time.sleep(1)  # the engine writes its index behind our back; killed meanwhile it leaves an empty one, and says so
 os._exit(0)
 """
 
@@ -287,7 +288,7 @@ def killed(what, times):
     counts, rng = Counter(), random.Random(3)
     with tempfile.TemporaryDirectory() as folder:
         made = small_run(Path(folder))
-        before, codes = len(Retriever(made, run_data(made), "hog").ids), searched(made)[:4, :0].shape
+        before = len(Retriever(made, run_data(made), "hog"))
         for number in range(times):
             if what == "run":
                 words = ["run", "--dataset", str(Path(folder) / "album"), "--to", "01", "--results", str(made.results)]
@@ -303,15 +304,13 @@ def killed(what, times):
             process.kill()
             process.wait()
             try:
-                ids = Retriever(made, run_data(made), "hog").ids
-                assert searched(made)[:4, :0].shape == codes
-                more = {"add": 20, "sync": 5}.get(what, 0)
-                now = len(ids)
+                searched(made)
+                more, now = {"add": 20, "sync": 5}.get(what, 0), len(Retriever(made, run_data(made), "hog"))
                 counts["none" if now == before else "all" if now == before + more else "other data"] += 1
                 if what == "sync":
                     sync(made, run_data(made))
                     now = len(Retriever(made, run_data(made), "hog"))
-                    counts["rows lost or doubled"] += abs(now - 30 - 3 - 5 * (number + 1) + 1)
+                    counts["rows lost or doubled"] += abs(now - (32 + 5 * (number + 1)))
                 before = now
             except Exception as error:
                 print(f"{what} was killed: {type(error).__name__}: {error}")
@@ -354,7 +353,7 @@ def full_disk(times):
             data = run_data(made)
             for number in range(times):
                 before, ids = searched(made)[:, :1], set(Retriever(made, data, "hog").ids)
-                room = shutil.disk_usage(disk).free - rng.randrange(0, 60_000)
+                room = shutil.disk_usage(disk).free - rng.randrange(0, 200_000)
                 (disk / "ballast").write_bytes(b"x" * max(0, room))
                 images = np.random.default_rng(number).integers(0, 255, (3, 28, 28, 1), dtype=np.uint8)
                 new = [f"{number}_{n}.png" for n in range(3)]
@@ -443,7 +442,8 @@ def main(count):
         f"{full['one sentence']} times one sentence, {full['raw traceback']} raw tracebacks, {full['lost']} times "
         "something else was lost.")  # fmt: skip
     where = f"Most memory of a process: {'; '.join(peaks)}. {datetime.now(UTC).date()}, {os.cpu_count()} cores."
-    more = f"{disks} The explorer's server took {before:,.0f} MB before these visits and {after:,.0f} MB after. {where}"
+    visits = f"{before:,.0f} MB before these visits and {after:,.0f} MB after (the first search loads Numba)"
+    more = f"{disks} The explorer's server took {visits}. {where}"
     text = "\n\n".join([*tables, textwrap.fill(more, 120)]) + "\n"
     folder = Path("results/bench")
     folder.mkdir(parents=True, exist_ok=True)

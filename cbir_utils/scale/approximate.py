@@ -27,8 +27,9 @@ SETTINGS = ("short", "rows", "pq_bytes", "seed", "ef", "nprobe", "refine")
 class ApproximateIndex:
     """Nearest-neighbour search that finds nearly all of the nearest rows, in less time or memory than :class:`Index`.
 
-    Ids number the rows in the order of adding. A removed row is left out of searches; its bytes are freed when the
-    index is built anew. A search that finds fewer than ``k`` rows looks at all of them.
+    Ids number the rows in the order of adding. Equal codes that are added together are one row of a graph. A removed
+    row is left out of searches; its bytes are freed when the index is built anew. A search that finds fewer than ``k``
+    rows looks at all of them.
 
     Parameters
     ----------
@@ -81,7 +82,7 @@ class ApproximateIndex:
 
     @property
     def _added(self):
-        return 0 if self._searched is None else self._searched.faiss.ntotal
+        return 0 if self._searched is None else len(self._searched)
 
     @property
     def dimension(self):
@@ -109,7 +110,7 @@ class ApproximateIndex:
         _check_originals(self.originals, codes, first + len(codes))
         if self._searched is None:
             self.fit(codes)
-        self._searched.faiss.add(codes)
+        self._searched.add(codes)
         if self.metric == "cosine":
             self._zeros = np.append(self._zeros, first + np.flatnonzero(~codes.any(axis=1)))
         marks = _marks(self._added)
@@ -172,6 +173,7 @@ class ApproximateIndex:
         facts["settings"] = {name: getattr(self, name) for name in SETTINGS}
         facts["originals"] = self.originals if self.inside or self.originals is None else "array"
         facts |= {"fingerprint": self._fingerprint, "removed": self._removed.tolist(), "zeros": self._zeros.tolist()}
+        facts["shared"] = None if self._searched.copies is None else self._searched.copies.rows.tolist()
         write_index(path, self._searched.faiss, facts)
 
     @classmethod
@@ -190,7 +192,7 @@ class ApproximateIndex:
         vars(index).update({name: facts["settings"][name] for name in SETTINGS})
         index._removed, index._zeros = (np.array(facts[name], np.int64) for name in ("removed", "zeros"))
         index._fingerprint = facts["fingerprint"]
-        index._searched = Searched(stored, index.kind, index.inside)
+        index._searched = Searched(stored, index.kind, index.inside, facts["shared"])
         if not index.inside and (known is not None or originals is not None):
             _check_same(originals, index, path)
         return index
@@ -205,25 +207,25 @@ class ApproximateIndex:
         if self.kind == "binary":
             return self._searched.search_bits(queries, k, self.ids if allowed is None else allowed)
         zeros = self._zeros if allowed is None else np.intersect1d(self._zeros, allowed)
-        selector, count = None, self._added
+        may_be_found, count = None, self._added
         if allowed is not None or len(self._removed) or len(zeros):
             may_be_found = np.setdiff1d(self.ids if allowed is None else allowed, zeros, assume_unique=True)
-            selector, count = self._searched.selector(may_be_found), len(may_be_found)
+            count = len(may_be_found)
         zeros = np.tile(zeros[:k], (len(queries), 1))
         if not count:
             return Hits(np.ones(zeros.shape, np.float32), zeros)
-        distances, ids = self._nearest(queries, min(k, count), selector, count)
+        distances, ids = self._nearest(queries, min(k, count), may_be_found, count)
         distances = np.hstack([distances, np.ones(zeros.shape, np.float32)])
         return nearest_first(distances, np.hstack([ids, zeros]), k)
 
-    def _nearest(self, queries, k, selector, count):
-        """Distances and ids of ``k`` rows or more for each query, in any order, out of ``count`` that may be found."""
+    def _nearest(self, queries, k, allowed, count):
+        """Distances and ids of ``k`` rows or more for each query, in any order, out of the ``count`` allowed."""
         many = k if self.originals is None else min(count, max(k, int(k * self.refine)))
         width = self.ef if self.kind == "hnsw" else self.nprobe
-        squared, ids = self._searched.look(queries, many, width * self._added / count, selector)
+        squared, ids = self._searched.look(queries, many, width * self._added / count, allowed)
         few = np.flatnonzero(ids[:, k - 1] < 0)
         if len(few):
-            squared[few], ids[few] = self._searched.look(queries[few], many, np.inf, selector)
+            squared[few], ids[few] = self._searched.look(queries[few], many, np.inf, allowed)
         if self.originals is not None:
             return measured(reader(self._vectors, self.metric), queries, ids, self.metric), ids
         if self.metric == "euclidean":

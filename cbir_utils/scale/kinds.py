@@ -4,6 +4,7 @@ import faiss
 import numpy as np
 
 from cbir_utils.index import nearest_first
+from cbir_utils.scale.copies import ById, Copies, distinct
 
 #: What FAISS calls the kinds.
 KINDS = {
@@ -27,10 +28,12 @@ EXACT_NUMBERS = 10**7
 class Searched:
     """FAISS's index, taken apart: what is searched, what shortens codes before it, and the full codes beside it.
 
-    ``inside``: the index keeps the full codes. Raises ValueError if ``stored`` is of another kind.
+    ``inside``: the index keeps the full codes. ``rows`` are FAISS's row numbers by id ``(N,)``, ``None`` where they are
+    the ids: a graph keeps equal codes that are added together as one row, see :class:`copies.Copies`. Raises ValueError
+    if ``stored`` is of another kind.
     """
 
-    def __init__(self, stored, kind, inside):
+    def __init__(self, stored, kind, inside, rows=None):
         base, full, self.shortening = stored, None, []
         if isinstance(base, faiss.IndexRefine):
             base, full = faiss.downcast_index(base.base_index), faiss.downcast_index(base.refine_index)
@@ -43,6 +46,20 @@ class Searched:
         if kind == "hnsw" and not self.shortening:
             full = faiss.downcast_index(base.storage)
         self.faiss, self.inner, self.full, self.kind = stored, base, full, kind
+        self.copies = None if rows is None else Copies(np.array(rows))
+
+    def __len__(self):
+        return self.faiss.ntotal if self.copies is None else len(self.copies.rows)
+
+    def add(self, codes):
+        """Append codes ``(N, D)``. Among many copies of a row a graph would lose its way to the others."""
+        if self.kind == "hnsw":
+            rows, first = distinct(codes)
+            if self.copies is not None or len(first) < len(codes):
+                known = np.arange(len(self)) if self.copies is None else self.copies.rows
+                self.copies = Copies(np.append(known, self.faiss.ntotal + rows))
+                codes = codes[first]
+        self.faiss.add(codes)
 
     def vectors(self):
         """The full codes by id, ``(N, D)`` float32 or uint8, FAISS's own memory; ``None`` if it has none."""
@@ -50,16 +67,17 @@ class Searched:
             return None
         bytewise = isinstance(self.full, faiss.IndexScalarQuantizer)
         numbers = self.full.codes.data() if bytewise else self.full.get_xb()
-        return faiss.rev_swig_ptr(numbers, self.full.ntotal * self.full.d).reshape(self.full.ntotal, self.full.d)
+        kept = faiss.rev_swig_ptr(numbers, self.full.ntotal * self.full.d).reshape(self.full.ntotal, self.full.d)
+        return kept if self.copies is None else ById(kept, self.copies.rows)
 
-    def look(self, queries, k, width, selector):
+    def look(self, queries, k, width, allowed):
         """Squared distances and ids of ``k`` rows by short or compressed codes; -1 where there are no more.
 
-        ``width`` is ef or nprobe; infinity looks at all rows.
+        ``width`` is ef or nprobe; infinity looks at all rows. ``allowed`` are the ids that may be found; None: all.
         """
         for transform in self.shortening:
             queries = transform.apply(queries)
-        inner, chosen = self.inner, {} if selector is None else {"sel": selector}
+        inner, chosen = self.inner, {} if allowed is None else {"sel": self._selector(allowed)}
         if self.kind != "hnsw":
             nprobe = int(min(inner.nlist, max(1, np.rint(width))))
             parameters = faiss.SearchParametersIVF(nprobe=nprobe, **chosen)
@@ -68,12 +86,14 @@ class Searched:
         else:
             parameters = faiss.SearchParametersHNSW(efSearch=int(min(inner.ntotal, width)), **chosen)
         squared, ids = inner.search(queries, k, params=parameters)
+        if self.copies is not None:
+            squared, ids = self.copies.expanded(squared, ids, allowed)
         return np.where(ids < 0, np.inf, np.maximum(squared, 0)), ids  # compressed codes can give a little below 0
 
-    def selector(self, ids):
+    def _selector(self, ids):
         """What lets a search find the rows with these ids only."""
         mask = np.zeros(self.faiss.ntotal, bool)
-        mask[ids] = True
+        mask[ids if self.copies is None else self.copies.rows[ids]] = True
         return faiss.IDSelectorBitmap(np.packbits(mask, bitorder="little"))
 
     def search_bits(self, queries, k, allowed):

@@ -442,6 +442,7 @@ def test_the_description_beside_an_index_says_what_it_holds(tmp_path):
         "originals": "memory",
         "removed": [5],
         "zeros": [],
+        "shared": None,
         "format": FORMAT,
     }
 
@@ -524,7 +525,7 @@ def test_an_index_is_read_by_the_class_that_wrote_it(tmp_path):
 def test_bytes_per_row_are_what_a_file_grows_by(kind, options, tmp_path):
     rows, metric = (bits()[0], "hamming") if kind == "binary" else (data()[0], "euclidean")
     index, sizes = make_index(kind, metric, **options), []
-    for part in (rows[:1000], np.tile(rows, (2, 1))):
+    for part in (rows[:1000], np.concatenate([rows, rows + rows.dtype.type(1)])):
         index.add(part).save(tmp_path / "index.faiss")
         sizes.append((tmp_path / "index.faiss").stat().st_size)
     grown = (sizes[1] - sizes[0]) / (2 * N)
