@@ -227,13 +227,7 @@ class Collection:
             facts = {name: facts[name] for name in ("format", "metric", "dimension", "encoder_hash")}
         except (KeyError, TypeError, ValueError) as error:
             raise EngineError(f"{self} was not made by cbir_utils; choose another name") from error
-        wanted = {"format": FORMAT, "metric": self.metric, "encoder_hash": self.encoder_hash}
-        for name, value in wanted.items():
-            if value not in (None, facts[name]):
-                raise EngineError(
-                    f"{self} has the {name} {str(facts[name])[:12]}, not {str(value)[:12]}; choose another name, or "
-                    "delete it with drop(address, name)"
-                )
+        _check_facts(self, facts)
         self._call("load_collection", timeout=LOAD)
         if (count := self._query("", "count(*)")[0]) < least:
             raise EngineError(
@@ -270,6 +264,17 @@ def drop(address, name):
         engine.ask(str(address), client.drop_collection, name, timeout=ANSWER)
     finally:
         engine.disconnect(str(address), client)
+
+
+def _check_facts(collection, facts):
+    """An EngineError if a collection that is there has another format, metric or encoder than was asked for."""
+    wanted = {"format": FORMAT, "metric": collection.metric, "encoder_hash": collection.encoder_hash}
+    for name, value in wanted.items():
+        if value not in (None, facts[name]):
+            raise EngineError(
+                f"{collection} has the {name} {str(facts[name])[:12]}, not {str(value)[:12]}; choose another name, or "
+                "delete it with drop(address, name)"
+            )
 
 
 def _filters(ids):
