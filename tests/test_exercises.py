@@ -9,10 +9,12 @@ import re
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
-from cbir_utils.exercises import NotYet, check
+from cbir_utils.datasets import Dataset, Split
+from cbir_utils.exercises import NotYet, check, stop_without_labels
 from cbir_utils.runner.workshop import has_tag
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -129,6 +131,22 @@ def test_a_check_says_not_yet(answer, message, capsys):
         check(answer, lambda given: given is None or abs(given - 2) < 0.1, "a hint")
     assert str(caught.value).startswith(message)
     assert not capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("labels", "told"),
+    [(None, "has no labels: this"), ([0, 1, 2], "has no two images of one class: this"), ([0, 1, 0], None)],
+)
+def test_an_evaluation_without_pairs_of_one_class_ends_quietly(labels, told, capsys):
+    images = np.zeros((3, 8, 8, 1), np.uint8)
+    split = Split(images, None if labels is None else np.array(labels))
+    data = Dataset("album", split, split, (), "")
+    if told is None:
+        assert stop_without_labels(data) is None
+        return
+    with pytest.raises(SystemExit) as ended:
+        stop_without_labels(data)
+    assert ended.value.code == 0 and told in capsys.readouterr().out
 
 
 def test_a_notebook_shows_one_line_instead_of_a_traceback(capsys):

@@ -1,6 +1,7 @@
 """A run that follows its folder: what is new, changed, renamed, gone and removed."""
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -85,6 +86,13 @@ def test_a_removed_image_stays_out_and_its_file_stays(album):
     assert (folder / "6.png").exists()
     with pytest.raises(ArtifactError, match="no image 'nothing.png'"):
         remove(run, data, ["nothing.png"])
+
+
+def test_what_several_remove_at_once_stays_removed(album):
+    run, data, _ = album
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda number: remove(run, data, [f"{number}.png"]), range(8)))
+    assert len(Retriever(run, data)) == 2
 
 
 def test_images_of_another_folder_stay(album, tmp_path):
