@@ -62,10 +62,13 @@ class Run(Store):
         described, rows = (f"{method}/index.{ending}" for ending in ("json", "faiss"))
         with self.writing(described, rows) as (facts, partial):
             beside = partial.with_suffix(".json")
-            with suppress(FileNotFoundError):  # so that the new description names the rows of before as well
-                shutil.copyfile(self.path(described), beside)
-            index.save(partial)
-            os.replace(beside, facts)
+            try:
+                with suppress(FileNotFoundError):  # so that the new description names the rows of before as well
+                    shutil.copyfile(self.path(described), beside)
+                index.save(partial)
+                os.replace(beside, facts)
+            finally:
+                beside.unlink(missing_ok=True)
 
     def score(self, method, trainings, data, /, *, distance, first_seed=0, **facts):
         """Put a row into ``metrics.json``, and return it.

@@ -1,6 +1,7 @@
 """What a run keeps: models, codes, an index, figures and the table of results."""
 
 import json
+import os
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from multiprocessing import get_context
@@ -101,6 +102,29 @@ def test_an_index_is_kept_with_its_description(run):
     run.keep_index("deep", Index("cosine").add(CODES))
     assert len(Index.load(run.checked_path("deep/index.faiss"))) == 4
     assert run.load_json("deep/index.json")["metric"] == "cosine"
+
+
+@pytest.mark.parametrize("moment", range(1, 7))
+def test_a_kill_at_any_rename_leaves_one_of_two_indexes_whole(run, monkeypatch, moment):
+    """Of the new index's own two files and its description's copy, of the manifest, and of the two artifacts."""
+    run.keep_index("deep", Index("cosine").add(CODES))
+    renames, replace = [], os.replace
+
+    def die(*paths):
+        renames.append(paths)
+        if len(renames) == moment:
+            raise KeyboardInterrupt
+        replace(*paths)
+
+    monkeypatch.setattr("os.replace", die)
+    with pytest.raises(KeyboardInterrupt):
+        run.keep_index("deep", Index("cosine").add(CODES[:3]))
+    monkeypatch.undo()
+    assert run.load_json("deep/index.json")["rows"] in (3, 4)
+    assert len(Index.load(run.checked_path("deep/index.faiss"))) == 4
+    assert not list(run.folder.rglob(".partial-*"))
+    run.keep_index("deep", Index("cosine").add(CODES[:3]))
+    assert len(Index.load(run.checked_path("deep/index.faiss"))) == 3
 
 
 # -- whose run it is ----------------------------------------------------------------------------------------------

@@ -249,7 +249,7 @@ def pack_folder(folder, target, *, size=None, labels=False, shape=None):
         if shape not in (None, now):
             raise DatasetError(
                 f"{folder} is now read as images of {now}, and those that were added to its run are of {shape}: a "
-                f"picture in colour is new, or --size is another; take it back, or delete {target.parent / 'added'} "
+                f"picture in colour is new, or --size is another; take it out, or delete {target.parent / 'added'} "
                 "and add its images again afterwards"
             )
     note = {"content_hash": dataset.content_hash, "ids": dataset.ids, "rejects": dataset.rejects}

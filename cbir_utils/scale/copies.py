@@ -1,5 +1,7 @@
 """Equal codes as one row of an index: which ids share a row, and how they all come back."""
 
+from functools import cached_property
+
 import numpy as np
 
 
@@ -19,7 +21,10 @@ class Copies:
 
     def __init__(self, rows):
         self.rows = rows
-        self._all = self._grouped(np.arange(len(rows)))
+
+    @cached_property
+    def _all(self):
+        return self._grouped(np.arange(len(self.rows)))
 
     def _grouped(self, ids):
         """``ids`` in the order of their rows, and where each row's begin ``(U + 1,)``."""
