@@ -27,8 +27,8 @@ class CollapsedAutoencoderError(RuntimeError):
         self.loss, self.constant_loss, self.history = loss, constant_loss, history
         super().__init__(
             f"the autoencoder has collapsed: its loss on held-out images is {loss:.4f}, and showing the mean image for "
-            f"each gives {constant_loss:.4f}. Train with loss='binary_crossentropy', start from another seed, or, if "
-            "the loss was still falling, train for more epochs"
+            f"each gives {constant_loss:.4f}. Are all images alike? Else train with loss='binary_crossentropy', start "
+            "from another seed, or, if the loss was still falling, train for more epochs"
         )
 
 
