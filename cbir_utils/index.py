@@ -290,7 +290,7 @@ def write_index(path, stored, facts):
             with open(partial, "wb") as file:  # Python's file tells when the disk is full, FAISS's own does not
                 write(stored, faiss.PyCallbackIOWriter(file.write, 2**20))
             facts = facts | {"format": FORMAT, "sha256": sha256(partial)}
-            with suppress(OSError, ValueError):  # until the rows are renamed, too, those of before are to be found
+            with suppress(OSError, ValueError):  # of the old rows, which stay until the new ones are renamed
                 before = read_sealed(facts_path)
                 facts["previous"] = [before, *before.pop("previous", [])][:2]
             described.write_text(json.dumps(sealed(facts), indent=2) + "\n")

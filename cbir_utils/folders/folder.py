@@ -217,7 +217,7 @@ def pack_folder(folder, target, *, size=None, labels=False, shape=None):
     ``target`` gets ``images.npy``, ``(N, H, W, C)`` uint8, ``queries.npy`` where these are fewer, and ``dataset.json``
     with the rest of the dataset. Nothing is read again where both are there, made by the same rules (``READER``) with
     the same ``size`` and ``labels`` from files of the same names, sizes and times of change. ``shape``, (H, W, C), is
-    what the images must have, because others are kept that do.
+    that of the images that were added to the run, which these must have, too.
 
     Returns the dataset of ``load_dataset(folder, size=size, labels=labels)``, its images memory-mapped, read-only.
     ``target`` is made if need be, and must not lie in ``folder``. Raises :class:`DatasetError` as ``load_dataset``

@@ -227,7 +227,7 @@ def app(arguments):
     except OSError as error:
         if error.errno != errno.EADDRINUSE:
             raise
-        raise UsageError(f"port {arguments.port} is taken, by another explorer? choose one with --port") from error
+        raise UsageError(f"port {arguments.port} is taken (another explorer?); choose one with --port") from error
 
 
 def report(arguments):

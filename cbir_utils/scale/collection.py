@@ -122,7 +122,7 @@ class Collection:
                     f"{error}; {start:,} of {len(codes):,} codes had arrived: add the same codes with the same ids "
                     f"again, from {ids[0]} to {ids[-1]}, and none is lost or doubled"
                 ) from error
-        self._note_least(len(self))
+        self._note_least()
         return self
 
     def remove(self, ids):
@@ -131,7 +131,8 @@ class Collection:
         Raises ValueError if an id is not in the collection; then nothing is removed.
         """
         known = self._known(ids, "ids")
-        self._note_least(len(self) - len(known))  # first: whatever fails later, so many are left
+        if len(known):  # noted first: whatever fails later, so many are left
+            self._note_least(without=len(known))
         for expression in _filters(known):
             self._call("delete", filter=expression)
         return self
@@ -194,10 +195,10 @@ class Collection:
             hits.distances[tied], hits.ids[tied] = more
         return hits
 
-    def _note_least(self, count):
-        """Note how many codes a file holds at least, so that a loss is seen when it is opened."""
+    def _note_least(self, without=0):
+        """Note how many codes a file holds at least, to see a loss when it is opened. A server needs no note."""
         if engine.is_embedded(self.address):
-            self._call("alter_collection_properties", {LEAST: str(count)})
+            self._call("alter_collection_properties", {LEAST: str(len(self) - without)})
 
     def _create(self, dimension):
         """Make the collection, unless another program does so at this moment."""
@@ -229,7 +230,7 @@ class Collection:
             raise EngineError(f"{self} was not made by cbir_utils; choose another name") from error
         _check_facts(self, facts)
         self._call("load_collection", timeout=LOAD)
-        if (count := self._query("", "count(*)")[0]) < least:
+        if least and (count := self._query("", "count(*)")[0]) < least:
             raise EngineError(
                 f"{self} is damaged: it holds {count:,} codes of {least:,}; delete {self.address} and add them anew"
             )

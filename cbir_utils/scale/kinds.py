@@ -127,7 +127,7 @@ def trained(settings, codes):
     if short is not None and short > dimension:
         raise ValueError(f"short is {short}, but the codes have only {dimension} numbers")
     least = max(0 if kind == "hnsw" else LEAST, (short or 0) + 1)
-    # Where fewer differ, nothing is left for the fast form to compress, and its distances would be no numbers.
+    # Where fewer differ, nothing is left for the fast form to compress, and its distances would be NaN.
     differ = len(np.unique(codes, axis=0)) if kind == "ivfpq_fast" else count
     if differ < least:
         raise ValueError(
