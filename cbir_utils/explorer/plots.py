@@ -77,7 +77,7 @@ def where_it_is(points, images, *, query, hits, of, cells=16):
     ax.plot([x[query]], [y[query]], "*", color=ORANGE, markeredgecolor="black", markersize=20, label="query")
     ax.plot([], [], "o", color=BLUE, markersize=8, label="hits, by rank")
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.01), ncols=2, fontsize=12)
-    ax.set_title(f"Near points have near codes: {len(points) - 1 - len(hits):,} of {of:,} images, by t-SNE")
+    ax.set_title(f"t-SNE of the codes of {len(points) - 1 - len(hits):,} of {of:,} images")
     return figure
 
 

@@ -32,7 +32,7 @@ def test_occlusion_marks_with_signs_what_matters_most():
 def test_query_and_hits_stand_where_they_are_on_the_map():
     points = np.array([[0, 0], [0, 4], [4, 4], [1, 3]], float)  # a map of 4 × 4 cells, of 28 pixels each
     ax = plots.where_it_is(points, IMAGES[:4], query=3, hits=[2, 0], of=1437, cells=4).axes[0]
-    assert ax.get_title() == "Near points have near codes: 1 of 1,437 images, by t-SNE"
+    assert ax.get_title() == "t-SNE of the codes of 1 of 1,437 images"
     star = next(line for line in ax.lines if line.get_marker() == "*")
     assert (star.get_xdata(), star.get_ydata()) == ([27.5], [27.5])  # a cell from the left, a cell from the top
     numbers = {text.get_text(): tuple(text.xy) for text in ax.texts}
