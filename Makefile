@@ -91,7 +91,7 @@ seeds: $(STAMP)  ## the manifold on MNIST with three trainings (after make paper
 notebooks: $(STAMP)  ## execute the committed notebooks in place; some only: ONLY='06*'
 	"$(BIN)/jupyter" nbconvert --to notebook --inplace --execute \
 		--ClearMetadataPreprocessor.enabled=True \
-		--ClearMetadataPreprocessor.preserve_cell_metadata_mask="{'tags'}" \
+		--ClearMetadataPreprocessor.preserve_cell_metadata_mask="{'tags', 'jupyter'}" \
 		--ClearMetadataPreprocessor.preserve_nb_metadata_mask="{'kernelspec', ('language_info', 'name')}" \
 		notebooks/$(ONLY).ipynb
 	"$(BIN)/python" tests/tidy.py notebooks/*.ipynb

@@ -6,6 +6,7 @@ from fnmatch import fnmatch
 MADE_BY = {
     "labels_*.npy": ("01", "01"),
     "convolutional/codes_*.npy": ("03", "03"),
+    "three_numbers/*": ("03", "03"),
     "convolutional/index.*": ("04", "04"),
     "convolutional/*": ("02", "02"),
     "metrics.json": ("05", "08"),

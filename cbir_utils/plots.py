@@ -6,13 +6,18 @@ Images are ``(H, W, C)`` or ``(H, W)``, uint8 in 0–255 or float in [0, 1]. Wha
 and a line style beside the colour.
 """
 
+import base64
+import io
 import textwrap
 import warnings
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+from IPython.core.interactiveshell import InteractiveShell
+from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
+from PIL import Image
 from scipy.stats import mannwhitneyu
 
 from cbir_utils.names import plain
@@ -26,9 +31,27 @@ STYLE = Path(__file__).with_name("cbir.mplstyle")
 
 
 def use_style():
-    """Use the project's figure style from here on in this notebook."""
+    """Use the project's figure style from here on in this notebook, and keep its figures with alternative texts."""
     plt.style.use(STYLE)
     warnings.filterwarnings("ignore", "Glyph .* missing from")  # names in other scripts show boxes; once is enough
+    if InteractiveShell.initialized():
+        InteractiveShell.instance().display_formatter.mimebundle_formatter.for_type(Figure, _with_words)
+
+
+def _with_words(figure):
+    """A figure as a notebook keeps it: a PNG of 110 dots per inch and 128 colours, and its alternative text."""
+    drawn, kept = io.BytesIO(), io.BytesIO()
+    figure.savefig(drawn, dpi=110, bbox_inches="tight")
+    Image.open(drawn).convert("RGB").quantize(128, dither=Image.Dither.NONE).save(kept, "png", optimize=True)
+    return {"image/png": base64.b64encode(kept.getvalue()).decode()}, {"image/png": {"alt": described(figure)}}
+
+
+def described(figure):
+    """What a figure says, in words: its titles, the axes' names and the caption, for those who hear the page."""
+    said = [figure.get_suptitle()]
+    for ax in figure.axes[:4]:
+        said += [ax.get_title(), " against ".join(filter(None, [ax.get_ylabel(), ax.get_xlabel()]))]
+    return ". ".join(" ".join(text.split()).rstrip(".") for text in [*said, figure.get_supxlabel()] if text.strip())
 
 
 def caption(figure, text):
@@ -149,6 +172,8 @@ def reconstructions(images, codes, decoded):
         show_image(axes[0, column], image)
         show_code(axes[1, column], code, np.abs(codes).max())
         show_image(axes[2, column], output)
+    bar = figure.colorbar(axes[1, -1].images[0], ax=axes[1, :], shrink=0.8, pad=0.01)
+    bar.set_label("code less\nthe mean code")
     names = ("input\nx", f"code\nE(x)\n{codes.shape[1]}\nnumbers", "output\nD(E(x))")
     for ax, text in zip(axes[:, 0], names, strict=True):
         ax.set_ylabel(text, rotation=0, ha="right", va="center", fontsize=13)
@@ -160,17 +185,19 @@ def reconstructions(images, codes, decoded):
 
 
 def latent_map(ax, points, images, *, cells=22):
-    """The latent space as a map (paper, figure 2): ``points (N, 2)``, a thumbnail per occupied cell."""
+    """The latent space as a map (paper, figure 2): ``points (N, 2)``, a thumbnail per occupied cell; returns how many."""
     scaled = map_cells(points, cells)
     cell = np.minimum(scaled.astype(int), cells - 1)
     centre = np.abs(scaled - cell - 0.5).max(axis=1)
     height, width = images.shape[1:3]
-    canvas = np.full((cells * height, cells * width, *images.shape[3:]), 150, np.uint8)  # grey where nothing lies
-    for key in np.unique(cell, axis=0):
+    canvas = np.full((cells * height, cells * width, *images.shape[3:]), 255, np.uint8)
+    occupied = np.unique(cell, axis=0)
+    for key in occupied:
         members = np.flatnonzero((cell == key).all(axis=1))
         x, y = key[0] * width, (cells - 1 - key[1]) * height  # row 0 of a picture is its top
         canvas[y : y + height, x : x + width] = images[members[np.argmin(centre[members])]]
     show_image(ax, canvas)
+    return len(occupied)
 
 
 def map_cells(points, cells):
@@ -179,8 +206,8 @@ def map_cells(points, cells):
     return (points - low) / np.where(high > low, high - low, 1) * cells
 
 
-def codes_on_three_axes(points, labels, class_names, shares):
-    """Codes on three axes (paper, figure 3): ``points (N, 3)``; each class has a colour and its name as the mark."""
+def codes_on_three_axes(points, labels, class_names):
+    """Codes of three numbers (paper, figure 3): ``points (N, 3)``; each class has a colour and its name as the mark."""
     figure = plt.figure(figsize=(7.6, 6.6))
     ax = figure.add_subplot(projection="3d")
     for label in np.unique(labels):
@@ -188,11 +215,11 @@ def codes_on_three_axes(points, labels, class_names, shares):
         colour = CLASS_COLOURS[label % len(CLASS_COLOURS)]
         name = class_names[label][:2] if class_names[label][:2].isalnum() else str(label)  # "$_$" cannot be typeset
         ax.scatter(x, y, z, s=45, marker=f"${name}$", color=colour, alpha=0.75, linewidths=0.4)
-    for axis, share, name in zip((ax.xaxis, ax.yaxis, ax.zaxis), shares, "123", strict=True):
-        axis.set_label_text(f"axis {name} ({100 * share:.0f} %)")
+    for axis, name in zip((ax.xaxis, ax.yaxis, ax.zaxis), "xyz", strict=True):
+        axis.set_label_text(name)
         axis.set_ticklabels([])
     ax.set_box_aspect(None, zoom=0.95)
-    ax.set_title(f"Three axes hold {100 * np.sum(shares):.0f} % of the codes' variance")
+    ax.set_title(f"{len(points)} codes of three numbers")
     return figure
 
 

@@ -63,7 +63,7 @@ def test_every_cell_is_executed_in_order_without_error(path):
 @each_notebook
 def test_some_output_is_compared_and_some_picture_shown(path):
     cells = code_cells(path)
-    compared = [cell for cell in cells if "# NBVAL_CHECK_OUTPUT" in cell.source]
+    compared = [cell for cell in cells if "nbval-check-output" in cell.metadata.get("tags", [])]
     assert compared and all(cell.outputs for cell in compared)
     assert any("image/png" in output.get("data", {}) for cell in cells for output in cell.outputs)
 

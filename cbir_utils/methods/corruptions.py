@@ -9,6 +9,8 @@ import numpy as np
 from scipy import ndimage
 from tqdm.auto import tqdm
 
+from cbir_utils.datasets import load_dataset
+
 
 class Corruption(NamedTuple):
     """One way of making images worse."""
@@ -52,6 +54,14 @@ def sweep(images, measure, *, seed=0, light=False):
 
     kinds = tqdm(CORRUPTIONS, "corruptions", leave=False, delay=2)
     return {kind: [measured(kind, strength) for strength in CORRUPTIONS[kind].strengths] for kind in kinds}
+
+
+def foreign(shape, *, seed=0, light=False):
+    """Drawn shapes as images of ``shape`` (H, W, C): ``(120, H, W, C)`` uint8 that belong to no other dataset."""
+    shapes, (height, width, _) = load_dataset("shapes", seed=seed).queries.images, shape
+    images, side = np.zeros((len(shapes), *shape), np.uint8), min(14, width)
+    images[:, : min(28, height), (width - side) // 2 : (width + side) // 2] = shapes[:, :height, :side]
+    return 255 - images if light else images
 
 
 def _noise(images, strength, rng):
