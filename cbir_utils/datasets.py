@@ -53,6 +53,10 @@ class Dataset:
         """Whether the database's images have a light background (:func:`is_light` of the first 2,000)."""
         return is_light(self.database.images[:2000])
 
+    def own(self, queries=slice(None)):
+        """The rows of queries in the database, to leave each out of its own hits; None where no query is in it."""
+        return None if self.own_rows is None else self.own_rows[queries]
+
 
 def load_dataset(source, *, path=None, seed=0, size=None, labels=False):
     """Load a dataset by name, or a folder of IDX files or of images by its path.

@@ -90,7 +90,7 @@ def evaluate(data, database, queries, distance="cosine", *, first=None):
 
     Returns a dict of float64 ``(Q,)``, as :func:`per_query` does.
     """
-    own = None if data.own_rows is None else data.own_rows[: len(queries)]
+    own = data.own(slice(len(queries)))
     rankings = Index(distance).add(database).rank(queries, exclude_self=own, block=BLOCK)
     if first is not None:
         rankings = (put_first(ids, first[block * BLOCK :]) for block, ids in enumerate(rankings))

@@ -185,7 +185,7 @@ def reconstructions(images, codes, decoded):
 
 
 def latent_map(ax, points, images, *, cells=22):
-    """The latent space as a map (paper, figure 2): ``points (N, 2)``, a thumbnail per occupied cell; returns how many."""
+    """The latent space as a map (paper, figure 2): ``points (N, 2)``, a thumbnail per occupied cell; their number."""
     scaled = map_cells(points, cells)
     cell = np.minimum(scaled.astype(int), cells - 1)
     centre = np.abs(scaled - cell - 0.5).max(axis=1)
@@ -305,14 +305,15 @@ def metrics_chart(ax, rows):
     """A line for each row of ``metrics.json``, best mAP on top: dots for P@1, P@5 and mAP, and mAP's interval."""
     rows = sorted(rows, key=lambda row: row["mAP"])
     at = np.arange(len(rows))
-    ax.hlines(at, 0, 1, color=GREY, linewidth=0.6, linestyle=":")
+    ax.grid(axis="y", color=GREY, linewidth=0.6, linestyle=":")
     for name, mark, colour in (("P@1", "^", GREEN), ("P@5", "s", ORANGE), ("mAP", "o", BLUE)):
         ax.plot([row.get(name, np.nan) for row in rows], at, mark, color=colour, markersize=9, label=name)
     ax.hlines(at, *np.transpose([row["mAP_interval"] for row in rows]), color="black", linewidth=3)
     for y, row in zip(at, rows, strict=True):
         ax.text(row["mAP"], y + 0.16, f"{row['mAP']:.3f}", ha="center", va="bottom", fontsize=11)
     ax.set_yticks(at, [f"{row['method']}, {row['distance']}" for row in rows])
-    ax.set(ylim=(-0.5, len(rows) - 0.3), xlim=(0, 1.03), xlabel="mean over queries")
+    lowest = min(min(row["mAP_interval"][0], *(row[name] for name in ("P@1", "P@5") if name in row)) for row in rows)
+    ax.set(ylim=(-0.5, len(rows) - 0.3), xlim=(max(0, lowest - 0.05), 1.01), xlabel="mean over queries")
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=3)
     best = rows[-1]
     ax.set_title(f"Best mAP: {best['mAP']:.3f} ({best['method']}, {best['distance']})")

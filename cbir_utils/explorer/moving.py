@@ -41,7 +41,7 @@ def film(panels, kinds, names, *, captions, caption="", slider="frame", start=No
     Parameters
     ----------
     panels : dict
-        ``{title: (F, N, 2) or (F, N, 3) array}``, the same F and N in each. They stand side by side, on one pair of axes.
+        ``{title: (F, N, 2) or (F, N, 3) array}``, the same F and N in each: side by side, on the same axes.
     kinds, names : ndarray, sequence of str
         ``(N,)`` int, each point's class, and what is drawn for each class; dots where there are no names.
     captions, caption, slider : list of str, str, str

@@ -119,8 +119,7 @@ class Evidence:
     def hits(self, rows):
         """The five nearest images of these queries (row numbers or a slice) by the paper's codes: ``Hits``."""
         database, queries = self.codes()
-        own = None if self.data.own_rows is None else self.data.own_rows[rows]
-        return Index("euclidean").add(database).search(queries[rows], 5, exclude_self=own)
+        return Index("euclidean").add(database).search(queries[rows], 5, exclude_self=self.data.own(rows))
 
     @cached_property
     def other_kinds(self):

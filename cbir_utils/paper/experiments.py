@@ -66,7 +66,7 @@ def guided(run, data, *, seeds=3, images=4000, queries=2000, epochs=10, rounds=4
         data,
         database=Split(data.database.images[:images], data.database.labels[:images]),
         queries=Split(data.queries.images[asked], data.queries.labels[asked]),
-        own_rows=None if data.own_rows is None else data.own_rows[asked],
+        own_rows=data.own(asked),
     )
     settings = {"images": len(part.database), "queries": len(part.queries), "epochs": epochs, "rounds": rounds}
     settings["content_hash"] = data.content_hash
