@@ -312,7 +312,8 @@ def metrics_chart(ax, rows):
     for y, row in zip(at, rows, strict=True):
         ax.text(row["mAP"], y + 0.16, f"{row['mAP']:.3f}", ha="center", va="bottom", fontsize=11)
     ax.set_yticks(at, [f"{row['method']}, {row['distance']}" for row in rows])
-    lowest = min(min(row["mAP_interval"][0], *(row[name] for name in ("P@1", "P@5") if name in row)) for row in rows)
+    lowest = min(row.get(name, 1) for row in rows for name in ("P@1", "P@5"))
+    lowest = min(lowest, *(row["mAP_interval"][0] for row in rows))
     ax.set(ylim=(-0.5, len(rows) - 0.3), xlim=(max(0, lowest - 0.05), 1.01), xlabel="mean over queries")
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=3)
     best = rows[-1]

@@ -69,6 +69,21 @@ def test_some_output_is_compared_and_some_picture_shown(path):
 
 
 @each_notebook
+def test_pictures_have_words_and_exercises_have_stars_and_kinds(path):
+    cells = nbformat.read(path, 4).cells
+    pictures = [output for cell in cells for output in cell.get("outputs", []) if "image/png" in output.get("data", {})]
+    assert all(len(output.metadata["image/png"]["alt"]) > 10 for output in pictures)
+    heads = [line for cell in cells for line in cell.source.splitlines() if line.startswith("### Exercise")]
+    kinds = "read|work out|predict first|build|break it|mend it|open question"
+    number = int(path.stem[:2])
+    pattern = rf"### Exercise {number}\.(\d) ★{{1,3}} ({kinds}): [A-Z].+"
+    assert [re.fullmatch(pattern, head)[1] for head in heads] == [str(n + 1) for n in range(len(heads))]
+    assert sum("solution" in cell.metadata.get("tags", []) for cell in cells) >= 2
+    folded = [cell for cell in cells if {"solution", "check"} & set(cell.metadata.get("tags", []))]
+    assert all(cell.metadata.jupyter.source_hidden for cell in folded)
+
+
+@each_notebook
 def test_no_progress_bar_is_kept_and_what_a_cell_prints_is_one_text(path):
     notebook = nbformat.read(path, 4)
     assert tidy(nbformat.read(path, 4)) == notebook

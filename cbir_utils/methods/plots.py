@@ -95,7 +95,8 @@ def bits_against_quality(ax, rows, published=()):
     for name, size, quality in published:
         ax.plot([size], [quality], "x", color=GREY, markersize=9)
         ax.annotate(name, (size, quality), (6, -4), textcoords="offset points", fontsize=10, color=GREY)
-    ax.set(xscale="log", ylim=(0, 1.03), xlabel="bytes per image", ylabel="mAP")
+    lowest = min([row["mAP"] for row in rows] + [quality for _, _, quality in published])
+    ax.set(xscale="log", ylim=(max(0, lowest - 0.05), 1.01), xlabel="bytes per image", ylabel="mAP")
     ax.xaxis.set_major_formatter("{x:g}")
     ax.legend(fontsize=11)
     binary = max((row for row in rows if row["bits"]), key=lambda row: row["mAP"])

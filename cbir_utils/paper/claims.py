@@ -42,7 +42,7 @@ def gain(differences):
 
 
 def share(flags):
-    """The share of true ones among ``flags (N,)``, with Wilson's interval."""
+    """The share of true ones among ``flags (N,)``, with Wilson's interval (a bootstrap's has no width if all are)."""
     interval = binomtest(int(np.sum(flags)), len(flags)).proportion_ci(method="wilson")
     return Estimate(float(np.mean(flags)), float(interval.low), float(interval.high))
 

@@ -150,6 +150,12 @@ class Evidence:
             raise ArtifactError(self.left_out["convolutional"])
         return values
 
+    def first_hit(self, method):
+        """Whether the nearest image by a method's codes is of the query's class: bool ``(Q,)``."""
+        database, queries = self.codes(method)
+        found = Index("euclidean").add(database).search(queries, 1, exclude_self=self.data.own())
+        return metrics.relevance(found.ids, self.data.queries.labels, self.data.database.labels)[:, 0]
+
     def value(self, method, distance):
         """The values of one method's queries."""
         if (method, distance) not in self.values:

@@ -36,6 +36,7 @@ def participants_notebook(notebook):
     for cell in notebook.cells:
         if has_tag(cell, "solution"):
             cell.source = PROMPT
+            cell.metadata.pop("jupyter", None)  # in the repository a solution is folded
         if has_tag(cell, "check"):
             cell.metadata["tags"] = [*cell.metadata["tags"], "raises-exception"]
             cell.metadata["jupyter"] = {"source_hidden": True}

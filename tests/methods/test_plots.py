@@ -20,16 +20,6 @@ def result(method, quality, **more):
     return {"method": method, "mAP": quality, "mAP_interval": [quality - 0.01, quality + 0.01], "P@5": 0.9, **more}
 
 
-def test_methods_are_ranked_by_map_and_trained_ones_look_different():
-    ax = plt.figure().add_subplot()
-    rows = [result("a", 0.5, weights=9), result("b", 0.7, weights=0), result("c", 0.6, weights=9)]
-    del rows[2]["P@5"]  # as in a folder of fewer than five images
-    plots.methods_ranked(ax, rows)
-    assert [label.get_text() for label in ax.get_yticklabels()] == ["a", "c", "b"]
-    assert ax.get_title() == "Best mAP: 0.700 (b)"
-    assert [bar.get_hatch() for bar in ax.patches[:3]] == ["", "", "//"]
-
-
 def test_a_table_of_few_images_has_dashes_for_what_their_rankings_lack():
     measured = {"P@1": 0.9, "R-precision": 0.5, "bytes_per_image": 512, "train_seconds": 3.0, "trainings": 3}
     row = {**result("sparse", 0.6, weights=1234, reconstruction_error=None, collapsed=1), **measured}
@@ -39,13 +29,18 @@ def test_a_table_of_few_images_has_dashes_for_what_their_rankings_lack():
     assert cells[6:] == ["1,234", "512", "3", "–", "1 of 3"]
 
 
-def test_reconstruction_against_retrieval_states_the_correlation():
+def test_reconstruction_against_retrieval_names_the_best_of_each():
     rows = [
         result(str(i), q, reconstruction_error=e, collapsed=i == 0) for i, (q, e) in enumerate([(1, 3), (2, 2), (3, 1)])
     ]
     ax = plt.figure().add_subplot()
     plots.reconstruction_against_retrieval(ax, rows)
-    assert ax.get_title() == "Correlation over 3 kinds: -1.00"
+    assert ax.get_title() == "The best reconstruction (2)\nis also the best retrieval"
+    ax = plt.figure().add_subplot()
+    plots.reconstruction_against_retrieval(ax, [{**rows[0], "reconstruction_error": 9}, {**rows[1], "mAP": 0}])
+    assert ax.get_title() == "The best reconstruction (1)\nis not the best retrieval (0)"
+    ax = plt.figure().add_subplot()
+    plots.reconstruction_against_retrieval(ax, rows)
     assert [line.get_marker() for line in ax.lines] == ["X", "o", "o"]
 
 
@@ -66,6 +61,8 @@ def test_the_small_charts_state_their_number():
     ax = plt.figure().add_subplot()
     plots.eigenvalues(ax, np.array([1.0, 0.9, 0.5, -0.1]), 3)  # .9³ = .729
     assert ax.get_title() == "After 3 steps 2 of 4 directions keep more than half"
+    # frequencies √(1 - λ): 0, .32, .71, 1.05 (of -.1); the largest gap is from .32 to .71
+    assert "largest gap of frequencies, behind 2" in {text.get_text() for text in ax.get_legend().get_texts()}
     ax = plt.figure().add_subplot()
     plots.quantization(ax, {16: (4.0, [3.0, 2.0]), 32: (4.0, [4.0, 3.0])})
     assert ax.get_title() == "Rotating saves up to 50 % of the quantisation loss"

@@ -32,7 +32,7 @@ def original(tmp_path_factory):
     pixels = [descriptors.pixels(split.images) for split in splits]
     directions = rng.normal(size=(pixels[0].shape[1], 8)).astype(np.float32)
     codes = {"convolutional": [rows @ directions for rows in pixels], "denoising": noisy(0.3), "fused": noisy(0.1)}
-    for method, both in codes.items():
+    for method, both in {**codes, "three_numbers": [rows[:, :3] for rows in noisy(0.1)]}.items():
         run.keep(method, *both)
     for method, both in {"pixels": pixels, **codes}.items():
         for distance in ("euclidean", "cosine"):

@@ -64,7 +64,7 @@ def test_where_everything_is_missing_each_part_says_which_command_makes_it(tmp_p
     run.same_data(digits.content_hash)
     _, findings = report.write_report(run)
     verdicts = [found.verdict for found in [*findings["claims"], *findings["figures"]]]
-    assert verdicts.count(UNKNOWN) == len(verdicts) - 3  # the source's arguments; the data themselves (figures 6 and 7)
+    assert verdicts.count(UNKNOWN) == len(verdicts) - 2  # the source's arguments; the data themselves (figure 6)
     assert list(map(len, findings.values())) == [7, 8, 3]
     lines = report.verdict_table(findings).splitlines()
     assert len(lines) == 2 + 7 + 8 + 3 and all("**" in line for line in lines[2:])
