@@ -4,7 +4,8 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 STAMP = $(VENV)/.installed
 OLDEST = results/oldest
-PIP = "$(BIN)/python" -m pip install --disable-pip-version-check --quiet --constraint requirements.txt
+LOCK ?= requirements.txt
+PIP = "$(BIN)/python" -m pip install --disable-pip-version-check --quiet --constraint $(LOCK)
 PORT ?= 8866
 CBIR_RESULTS ?= results
 CBIR_DATASET ?= digits
@@ -12,7 +13,7 @@ DATASET ?= mnist
 NOTEBOOKS ?= notebooks
 ONLY ?= [0-9][0-9]_*
 LESSONS = 00_neural_network_primer 10_search_your_images
-NBVAL = "$(BIN)/python" -m pytest --nbval-lax --nbval-sanitize-with tests/nbval.cfg --nbval-cell-timeout 300
+NBVAL = "$(BIN)/python" -m pytest --nbval-lax --nbval-sanitize-with tests/nbval.cfg --nbval-cell-timeout 300 --junitxml
 BROWSER = $(firstword $(foreach name,chromium chromium-browser google-chrome,$(shell command -v $(name) 2>/dev/null)))
 
 # Installing without a network, from what `make wheelhouse` has collected: make run WHEELHOUSE=wheelhouse
@@ -21,7 +22,7 @@ export PIP_NO_INDEX = 1
 PIP += --find-links "$(WHEELHOUSE)"
 endif
 
-.PHONY: run test test-modules test-notebooks test-series test-lessons test-browser test-scale test-workshop test-oldest test-faults lab app paper report paper-seeds seeds notebooks results workshop wheelhouse bench bench-scale clean lock
+.PHONY: run test test-modules test-notebooks test-series test-lessons test-browser test-scale test-workshop test-oldest test-faults lab app site paper report paper-seeds seeds notebooks results workshop wheelhouse bench bench-scale clean lock
 
 run: $(STAMP)  ## notebooks 01-05 on the bundled digits, then the table of results
 	"$(BIN)/python" -m cbir_utils run
@@ -30,22 +31,24 @@ test: $(VENV)/.installed-scale  ## ruff, then pytest and nbval, two of the three
 	"$(BIN)/ruff" format --check .
 	"$(BIN)/ruff" check .
 	$(MAKE) -j2 $(if $(filter output-sync,$(.FEATURES)),--output-sync=line) test-modules test-series test-lessons
+	"$(BIN)/python" tests/compared.py
 
 test-modules: $(VENV)/.installed-scale  ## pytest
 	"$(BIN)/python" -m pytest -m "not long" tests
 
 test-notebooks: test-series test-lessons  ## nbval, on copies of the notebooks
+	"$(BIN)/python" tests/compared.py
 
 test-series: $(VENV)/.installed-scale  ## nbval: the notebooks that build on each other
 	rm -rf results/check/series && mkdir -p results/check/series && cp -r notebooks results/check/series/
 	cd results/check/series/notebooks && rm $(LESSONS:=.ipynb)
 	"$(BIN)/python" tests/shorten.py results/check/series/notebooks/*.ipynb
-	$(NBVAL) results/check/series/notebooks
+	$(NBVAL) results/check/series.xml results/check/series/notebooks
 
 test-lessons: $(VENV)/.installed-scale  ## nbval: the notebooks that stand alone
 	rm -rf results/check/lessons && mkdir -p results/check/lessons/notebooks
 	cp $(LESSONS:%=notebooks/%.ipynb) results/check/lessons/notebooks/
-	$(NBVAL) results/check/lessons/notebooks
+	$(NBVAL) results/check/lessons.xml results/check/lessons/notebooks
 
 test-browser:  ## JupyterLab and the app in a real browser; screenshots and latencies in results/browser
 	@test -n "$(BROWSER)" || { echo "make test-browser needs a browser: install chromium (apt-get install chromium)"; exit 1; }
@@ -58,7 +61,7 @@ test-scale: $(VENV)/.installed-scale $(VENV)/.installed-server  ## what takes lo
 	"$(BIN)/python" -m pytest -m long tests
 	"$(BIN)/python" -m pytest tests/server
 
-test-workshop: $(STAMP)  ## the participants' notebooks, run as handed out: no empty exercise passes; seconds of each
+test-workshop: $(VENV)/.installed-scale  ## the participants' notebooks, run as handed out: no empty exercise passes; seconds of each
 	"$(BIN)/python" tests/run_workshop.py
 
 test-faults: $(STAMP)  ## damaged files, killed processes, full disks, strangers at the door: tables in results/bench/faults.md
@@ -73,6 +76,10 @@ lab: $(STAMP)  ## JupyterLab in notebooks/, or another folder: NOTEBOOKS=results
 
 app: $(STAMP)  ## the explorer as a page on this machine: PORT=8866, CBIR_DATASET=digits, CBIR_RESULTS=results
 	"$(BIN)/python" -m cbir_utils app --results "$(CBIR_RESULTS)/$(CBIR_DATASET)" --port $(PORT)
+
+site: $(VENV)/.installed-site  ## the notebooks, the report and an explorer as pages that open from the disk, in results/site/pages
+	test -f results/digits/report/index.html || "$(BIN)/python" -m cbir_utils run --to 12 --skip 10 --skip 11
+	"$(BIN)/python" site/build.py
 
 paper: $(STAMP)  ## MNIST with the paper's values, to the report; a second start goes on where the first stopped
 	"$(BIN)/python" -m cbir_utils run --dataset mnist --profile paper --to 12 --skip 10 --skip 11 --resume
@@ -141,6 +148,6 @@ $(VENV)/.installed-bench: $(STAMP)  # hnswlib is compiled with what is installed
 	$(PIP) --no-build-isolation --editable '.[bench]'
 	touch "$@"
 
-$(VENV)/.installed-%: $(STAMP)  # an extra: browser, scale, server or bench
+$(VENV)/.installed-%: $(STAMP)  # an extra: browser, scale, server, site or bench
 	$(PIP) --no-build-isolation --editable '.[$*]'
 	touch "$@"

@@ -141,8 +141,8 @@ class Page:
         self.root.screenshot(path=KEPT / f"{self.name}_{self.shots:02d}_{what}.png")
 
 
-def run_notebook(page, address):
-    """Open a notebook in JupyterLab, run all its cells by the menu, and scroll to the explorer."""
+def run_notebook(page, address, wanted=".cbir-explorer"):
+    """Open a notebook in JupyterLab, run all its cells by the menu, and scroll to the last of what is wanted."""
     page.goto(address)
     page.locator(".jp-Notebook").wait_for()
     expect(page.get_by_text("Python 3 (ipykernel) | Idle")).to_be_visible(timeout=120_000)  # else it asks for a kernel
@@ -150,10 +150,10 @@ def run_notebook(page, address):
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
     scrolled = page.locator(".jp-WindowedPanel-outer")
     for attempt in range(300):  # JupyterLab keeps on the page only what is near to what is in view
-        if page.locator(".cbir-explorer").count():
-            page.locator(".cbir-explorer").last.scroll_into_view_if_needed()
+        if page.locator(wanted).count():
+            page.locator(wanted).last.scroll_into_view_if_needed()
             return
         scrolled.evaluate("(notebook, to) => { notebook.scrollTop = to % notebook.scrollHeight; }", 700 * attempt)
         page.wait_for_timeout(500)
     page.screenshot(path=KEPT / "lab_failed.png")
-    pytest.fail("the explorer does not appear in the notebook; see the screenshot lab_failed.png")
+    pytest.fail(f"{wanted} does not appear in the notebook; see the screenshot lab_failed.png")
