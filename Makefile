@@ -52,7 +52,7 @@ test-lessons: $(VENV)/.installed-scale  ## nbval: the notebooks that stand alone
 
 test-browser:  ## JupyterLab and the app in a real browser; screenshots and latencies in results/browser
 	@test -n "$(BROWSER)" || { echo "make test-browser needs a browser: install chromium (apt-get install chromium)"; exit 1; }
-	$(MAKE) $(VENV)/.installed-browser
+	$(MAKE) $(VENV)/.installed-browser $(VENV)/.installed-site
 	test -f results/browser/results/digits/metrics.json || "$(BIN)/python" -m cbir_utils run --results results/browser/results
 	rm -rf results/browser/notebooks && cp -r notebooks results/browser/notebooks
 	"$(BIN)/python" -m pytest --capture=no tests/browser

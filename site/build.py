@@ -16,6 +16,7 @@ from sphinx.cmd.build import main as sphinx
 from cbir_utils.datasets import load_dataset
 from cbir_utils.folders.files import data_url
 from cbir_utils.models import keras
+from cbir_utils.paper.report import write_report
 from cbir_utils.run import Run
 from cbir_utils.training import load_model
 
@@ -50,7 +51,6 @@ results
 
 def write_sources(source):
     """The pages before Sphinx: notebooks, tables, their pictures, and what is copied as it is."""
-    shutil.rmtree(SITE, ignore_errors=True)
     (source / "extra").mkdir(parents=True)
     shutil.copy(HERE / "conf.py", source)
     lessons = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
@@ -102,16 +102,17 @@ def explorer(run, data):
     return (HERE / "explorer.html").read_text().replace("{{ facts }}", json.dumps(facts, separators=(",", ":")))
 
 
-def main():
-    """Write the site; the exit status is Sphinx's, which stops at a page that it cannot read."""
-    source, run, data = SITE / "source", Run("digits", ROOT / "results"), load_dataset("digits")
+def main(results=ROOT / "results", site=SITE):
+    """Write the site; the exit status is Sphinx's, which fails at a page that it cannot read."""
+    shutil.rmtree(site, ignore_errors=True)
+    source, run, data = site / "source", Run("digits", results), load_dataset("digits")
     run.same_data(data.content_hash)
     write_sources(source)
     (source / "extra" / "explorer.html").write_text(explorer(run, data))
-    shutil.copy(run.checked_path("report/index.html"), source / "extra" / "report.html")
-    status = sphinx(["-q", "-W", "--keep-going", "-b", "html", str(source), str(SITE / "pages")])
+    shutil.copy(write_report(run)[0], source / "extra" / "report.html")
+    status = sphinx(["-q", "-W", "--keep-going", "-b", "html", str(source), str(site / "pages")])
     if status == 0:
-        print(f"open {(SITE / 'pages' / 'index.html').relative_to(ROOT)} in a browser")
+        print(f"open {site / 'pages' / 'index.html'} in a browser")
     return status
 
 

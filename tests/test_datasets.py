@@ -1,5 +1,6 @@
 """The image sources that are made on the spot, and what a source's name means."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,14 @@ def test_digits_are_upright_at_full_contrast_and_have_a_black_frame_of_four_pixe
     assert lit[4:24, 4:24].any(axis=1).all() and lit[4:24, 4:24].any(axis=0).all()
     lit[4:24, 4:24] = False
     assert not lit.any()
+
+
+def test_own_rows_are_those_of_the_queries_asked_for():
+    digits = load_dataset("digits")
+    assert digits.own() is None and digits.own([0]) is None
+    inside = replace(digits, own_rows=np.array([4, 2, 9]))
+    assert inside.own().tolist() == [4, 2, 9] and inside.own(slice(2)).tolist() == [4, 2]
+    assert inside.own([2, 0]).tolist() == [9, 4]
 
 
 def test_scale_maps_0_to_255_to_float32_in_0_to_1():

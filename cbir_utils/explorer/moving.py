@@ -4,9 +4,9 @@ Each is one piece of HTML with its numbers and its script inside. So it needs no
 a stored notebook and on a page of the site. (JupyterLab runs scripts only in notebooks that it trusts: run the cell.)
 """
 
+import hashlib
 import html
 import json
-import uuid
 from pathlib import Path
 
 import numpy as np
@@ -25,11 +25,11 @@ class Moving:
         self.data = data
 
     def _repr_html_(self):
-        name = f"moving-{uuid.uuid4().hex[:12]}"
         data = json.dumps(self.data, separators=(",", ":")).replace("<", "\\u003c")
+        name = f"moving-{hashlib.sha256(data.encode()).hexdigest()[:12]}"  # the same figure, the same output
         wait = f"{html.escape(self.data['title'])}: run this cell to move the figure."
-        call = f'({SCRIPT.read_text()})(document.getElementById("{name}"), {data});'
-        return f'<div id="{name}" class="moving">{wait}</div>\n<script>{call}</script>'
+        views = f'document.querySelectorAll("#{name}").forEach((root) => ({SCRIPT.read_text()})(root, data))'
+        return f'<div id="{name}" class="moving">{wait}</div>\n<script>((data) => {views})({data});</script>'
 
     def __repr__(self):
         return f"a figure that moves: {self.data['title']}"

@@ -1,4 +1,4 @@
-"""The moving picture of the README: python tests/browser/film.py (after make test-browser has installed a browser's driver).
+"""The moving picture of the README: python tests/browser/film.py (after make test-browser has installed a driver).
 
 It draws a digit in the app, watches the hits, and opens *why this hit*; notebooks/pictures/draw.gif is what came out.
 """

@@ -14,7 +14,7 @@ from cbir_utils.explorer.moving import film, pad
 
 def data_of(figure):
     """What the page's script is given."""
-    return json.loads(re.search(r"getElementById\(\"moving-\w+\"\), (.*)\);</script>$", figure._repr_html_())[1])
+    return json.loads(re.search(r"\(root, data\)\)\)\((.*)\);</script>$", figure._repr_html_())[1])
 
 
 def test_the_frames_of_all_panels_share_their_axes():

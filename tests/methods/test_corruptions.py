@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from cbir_utils.datasets import load_dataset
-from cbir_utils.methods.corruptions import CORRUPTIONS, corrupt, sweep
+from cbir_utils.methods.corruptions import CORRUPTIONS, corrupt, foreign, sweep
 
 GREY = np.full((50, 28, 28, 3), 128, np.uint8)
 
@@ -62,6 +62,16 @@ def test_strokes_grow_and_shrink_by_pixels_and_blur_keeps_the_mean(images):
     assert (corrupt(bar, "stroke width", -1)[0, :, 10, 0] > 0).sum() == 1
     assert corrupt(bar, "stroke width", 0.5)[0, 8, 10, 0] == 100
     assert abs(corrupt(images, "blur", 1.5).mean() / images.mean() - 1) < 0.01
+
+
+@pytest.mark.parametrize("shape", [(28, 28, 1), (32, 32, 3), (10, 8, 1)])
+def test_foreign_shapes_stand_in_the_middle_of_images_of_any_size(shape):
+    shapes = foreign(shape)
+    assert shapes.shape == (120, *shape) and shapes.dtype == np.uint8 and shapes.max() > 100
+    lit = np.flatnonzero(shapes.max(axis=(0, 1, 3)))
+    assert lit[0] >= (shape[1] - 14) // 2 and lit[-1] < (shape[1] + 14) // 2
+    assert np.array_equal(foreign(shape, light=True), 255 - shapes)
+    assert not np.array_equal(foreign(shape, seed=1), shapes)
 
 
 def test_a_sweep_measures_every_strength_of_every_kind(images):
