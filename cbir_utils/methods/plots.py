@@ -66,7 +66,8 @@ def teaching(ax, history):
 
 def eigenvalues(ax, values, time):
     """The walk's eigenvalues, and what is left of them after ``time`` steps."""
-    at, gap = np.arange(1, len(values) + 1), int(np.argmax(np.diff(np.sqrt(1 - np.minimum(values, 1))))) + 1
+    at, gaps = np.arange(1, len(values) + 1), np.diff(np.sqrt(1 - np.minimum(values, 1)))
+    gap = int(np.argmax(gaps)) + 1 if len(gaps) else 1
     ax.axvline(gap + 0.5, color=GREY, linestyle=":", label=f"largest gap of frequencies, behind {gap}")
     ax.plot(at, values, "o-", color=BLUE, markersize=4, label="eigenvalue")
     ax.plot(at, np.maximum(values, 0) ** time, "s--", color=ORANGE, markersize=4, label=f"after {time:.0f} steps")
