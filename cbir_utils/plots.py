@@ -14,7 +14,6 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
-from IPython.core.interactiveshell import InteractiveShell
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 from PIL import Image
@@ -32,6 +31,8 @@ STYLE = Path(__file__).with_name("cbir.mplstyle")
 
 def use_style():
     """Use the project's figure style from here on in this notebook, and keep its figures with alternative texts."""
+    from IPython.core.interactiveshell import InteractiveShell  # only lessons need it
+
     plt.style.use(STYLE)
     warnings.filterwarnings("ignore", "Glyph .* missing from")  # names in other scripts show boxes; once is enough
     if InteractiveShell.initialized():

@@ -138,10 +138,15 @@ def fuse(manifold_codes, codes, weight=0.1):
     return np.concatenate(scaled, axis=1).astype(np.float32)
 
 
+def before_gap(eigenvalues):
+    """How many directions lie before the largest gap between two frequencies, √(1 - λ); 1 where there is only one."""
+    frequencies = np.sqrt(1 - np.minimum(eigenvalues, 1))  # 1 - λ is the squared frequency, as of a drum
+    return int(np.argmax(np.diff(frequencies))) + 1 if len(frequencies) > 1 else 1
+
+
 def _steps_to_forget(eigenvalues):
     """After how many steps the first direction behind the largest gap of frequencies has a tenth left; 1 at least."""
-    frequencies = np.sqrt(1 - np.minimum(eigenvalues, 1))  # 1 - λ is the squared frequency, as of a drum
-    behind = eigenvalues[np.argmax(np.diff(frequencies)) + 1] if len(eigenvalues) > 1 else eigenvalues[0]
+    behind = eigenvalues[min(before_gap(eigenvalues), len(eigenvalues) - 1)]
     if not 0 < behind < 1:
         return 1.0
     return float(max(1.0, np.log(0.1) / np.log(behind)))

@@ -4,6 +4,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
+from cbir_utils.methods.manifold import before_gap
 from cbir_utils.names import plain
 from cbir_utils.plots import BLUE, CLASS_COLOURS, GREY, ORANGE
 
@@ -66,8 +67,7 @@ def teaching(ax, history):
 
 def eigenvalues(ax, values, time):
     """The walk's eigenvalues, and what is left of them after ``time`` steps."""
-    at, gaps = np.arange(1, len(values) + 1), np.diff(np.sqrt(1 - np.minimum(values, 1)))
-    gap = int(np.argmax(gaps)) + 1 if len(gaps) else 1
+    at, gap = np.arange(1, len(values) + 1), before_gap(values)
     ax.axvline(gap + 0.5, color=GREY, linestyle=":", label=f"largest gap of frequencies, behind {gap}")
     ax.plot(at, values, "o-", color=BLUE, markersize=4, label="eigenvalue")
     ax.plot(at, np.maximum(values, 0) ** time, "s--", color=ORANGE, markersize=4, label=f"after {time:.0f} steps")
