@@ -53,7 +53,7 @@ MAY_IMPORT = {
     "core": set(),
 }
 ONLY_IN = {
-    "keras": {"models", "training", "methods.contrastive", "methods.family", "methods.views"},
+    "keras": {"models", "training", "methods.distillation", "methods.family", "methods.views"},
     "tensorflow": set(),
     "faiss": {"index", "methods.binary", "scale.kinds"},
     "ray": {"scale.workers"},

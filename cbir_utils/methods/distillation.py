@@ -6,7 +6,8 @@ import numpy as np
 
 from cbir_utils.codes import unit_length
 from cbir_utils.datasets import scale
-from cbir_utils.models import keras
+from cbir_utils.methods.family import dense_decoder, pooled
+from cbir_utils.models import Autoencoder, keras
 from cbir_utils.training import History, check_images, progress, train_epoch
 
 layers, ops = keras.layers, keras.ops
@@ -16,6 +17,29 @@ WEIGHT = 0.1
 
 #: The share of images that teach, and how many neighbours each has: a map errs most where neighbours disagree.
 TEACHING, NEIGHBOURS = 0.95, 5
+
+
+def build_strided(input_shape=(28, 28, 1), *, code_length=64, seed=0):
+    """A small encoder for :func:`distil`, with a decoder of two dense layers.
+
+    Each of three convolutions (24, 64 and 128 filters) halves the image; the second and third are batch normalised.
+    The decoder is small because it costs time and retrieval never uses it.
+    """
+    seeds = iter(range(10 * seed, 10 * seed + 10))
+
+    def initializer():
+        return keras.initializers.HeNormal(seed=next(seeds))
+
+    image = keras.Input(input_shape, name="image")
+    x = pooled(image)
+    x = layers.Conv2D(24, 5, strides=2, padding="same", activation="relu", kernel_initializer=initializer())(x)
+    for filters in (64, 128):
+        x = layers.Conv2D(filters, 3, strides=2, padding="same", use_bias=False, kernel_initializer=initializer())(x)
+        x = layers.ReLU()(layers.BatchNormalization(momentum=0.9)(x))  # .99 would lag behind in a short training
+    code = layers.Dense(code_length, kernel_initializer=initializer())(layers.Flatten()(x))
+    encoder = keras.Model(image, code, name="encoder")
+    decoder = dense_decoder(input_shape, (256,), code_length, initializer)
+    return Autoencoder(encoder, decoder, keras.Model(image, decoder(encoder(image)), name="autoencoder"))
 
 
 def distil(

@@ -9,9 +9,8 @@ import time
 import numpy as np
 import sklearn.decomposition  # noqa: F401  imported here so that no timed step imports it first
 
-from cbir_utils.methods.contrastive import build_contrastive, fit_contrastive
 from cbir_utils.methods.descriptors import Projection, oriented_gradients
-from cbir_utils.methods.distillation import distil
+from cbir_utils.methods.distillation import build_strided, distil
 from cbir_utils.methods.manifold import fuse
 from cbir_utils.methods.views import Augmentation
 from cbir_utils.models import Autoencoder
@@ -20,7 +19,7 @@ from cbir_utils.training import History, encode, load_model
 #: The artifact that all codes here come from.
 ENCODER = "taught/encoder.keras"
 
-#: How strong the views are from which a network learns the map's codes, beside those of contrastive training.
+#: How strong the views are from which a network learns the map's codes, beside those of ``Augmentation``.
 STRENGTH = 0.7
 
 #: How many numbers of HOG stand beside the network's codes, and with which weight.
@@ -43,19 +42,15 @@ def kept_model(run, method, **settings):
     return Autoencoder(encoder, whole.get_layer("decoder"), whole), History(**history)
 
 
-def teach(data, search, manifold, hits, *, epochs, batch_size=128, seed=0, verbose=True):
-    """Train a new network on the database, without labels: ``(Autoencoder, history)``.
+def teach(data, manifold, hits, *, epochs, batch_size=128, seed=0, verbose=True):
+    """Train a new network on the database, without labels: ``(Autoencoder, History)``.
 
-    It learns what the map knows (:func:`distil`); ``hits`` are the database's candidates in ``search``. Where the
-    distortion model does not suit the images, it learns from views alone instead (:func:`fit_contrastive`).
+    It learns what the map knows (:func:`distil`); ``hits`` are the database's candidates that the map was made from.
     """
-    images = data.database.images
-    model = build_contrastive(images.shape[1:], seed=seed)
+    model = build_strided(data.database.images.shape[1:], seed=seed)
     settings = {"epochs": epochs, "batch_size": batch_size, "seed": seed, "verbose": verbose}
-    if not search.suits:
-        return model, fit_contrastive(model, images, augment=Augmentation(seed, light=data.light), **settings)
     augment = Augmentation(seed, light=data.light, strength=STRENGTH)
-    return model, distil(model, images, manifold.codes, hits, augment=augment, **settings)
+    return model, distil(model, data.database.images, manifold.codes, hits, augment=augment, **settings)
 
 
 def encode_both(encoder, data):

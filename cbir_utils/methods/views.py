@@ -1,4 +1,4 @@
-"""Random views of images for contrastive training: what a writer could have drawn just as well.
+"""Random views of images for training: what a writer could have drawn just as well.
 
 Keras 3, backend-neutral: a view is computed with ``keras.ops``, inside the training step.
 """

@@ -154,11 +154,10 @@ def days(evidence):
 def by_retrieval(evidence):
     """By checking what it retrieves, the system “will train itself eventually” (section V-D)."""
     found = evidence.measured("guided", "guided.json")
-    guided = [training["guided"] for training in found["trainings"]]
     gains = {m: [Estimate(*training["gain"][m]) for training in found["trainings"]] for m in ("P@5", "mAP")}
-    mutual = np.mean([share for training in guided for share in training["mutual_share"]])
-    facts = {"settings": found["settings"], "rounds": [training["rounds"] for training in guided]}
-    return clear([one.sign for these in gains.values() for one in these]), {"gains": gains, "mutual": mutual, **facts}
+    mutual = np.mean([training["guided"]["mutual_share"] for training in found["trainings"]])
+    facts = {"gains": gains, "mutual": mutual, "settings": found["settings"]}
+    return clear([one.sign for these in gains.values() for one in these]), facts
 
 
 def without_labels(evidence):

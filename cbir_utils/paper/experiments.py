@@ -15,13 +15,12 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from cbir_utils import metrics
-from cbir_utils.datasets import Split, load_dataset
-from cbir_utils.methods.contrastive import build_contrastive, fit_contrastive
-from cbir_utils.methods.views import Augmentation
-from cbir_utils.models import build_convolutional
+from cbir_utils.datasets import Split, load_dataset, scale
+from cbir_utils.index import Index
+from cbir_utils.models import build_convolutional, keras
 from cbir_utils.paper.claims import gain
 from cbir_utils.store import ArtifactError, package_versions
-from cbir_utils.training import encode, fit
+from cbir_utils.training import LOSSES, History, encode, fit, train_epoch
 
 #: How the same training is repeated: whether on one core, and TensorFlow's switch for oneDNN.
 SETTINGS = {
@@ -31,6 +30,9 @@ SETTINGS = {
     "all cores, oneDNN off": (False, "0"),
     "one core, oneDNN off": (True, "0"),
 }
+
+#: Images in a batch of training by retrieval.
+BATCH = 32
 
 
 def collapse(run, data, *, seeds=20):
@@ -53,12 +55,13 @@ def collapse(run, data, *, seeds=20):
     return _measure(run, "collapse.json", "networks", settings, jobs, train)
 
 
-def guided(run, data, *, seeds=3, images=4000, queries=2000, epochs=10, rounds=4):
-    """Train by retrieval (the paper's section V-D) and without it, with all else equal: what do the rounds add?
+def guided(run, data, *, seeds=3, images=4000, queries=2000, epochs=10, rounds=10):
+    """Train the paper's network by retrieval (section V-D) and without it, with all else equal: what does it add?
 
-    Both trainings of a seed are the same for ``epochs`` epochs, on the first ``images`` of the database. Then one takes
-    mutual neighbours for partners, for ``rounds`` epochs or until nothing improves; the other goes on with two views of
-    one image for ``rounds`` epochs. The run gets ``guided.json``; labels enter the evaluation alone.
+    A seed's network is trained on the first ``images`` of the database for ``epochs`` epochs, as an autoencoder. Then
+    follow ``rounds`` of one epoch. In a round guided by retrieval the network encodes and retrieves its images, and
+    learns to draw a correct hit of each image instead of the image itself (:func:`partners`). The plain rounds go on as
+    before. The run gets ``guided.json``; labels enter the evaluation alone.
     """
     asked = np.arange(len(data.queries)) if data.own_rows is None else np.flatnonzero(data.own_rows < images)
     asked = asked[:queries]
@@ -68,24 +71,53 @@ def guided(run, data, *, seeds=3, images=4000, queries=2000, epochs=10, rounds=4
         queries=Split(data.queries.images[asked], data.queries.labels[asked]),
         own_rows=data.own(asked),
     )
-    settings = {"images": len(part.database), "queries": len(part.queries), "epochs": epochs, "rounds": rounds}
+    known = part.database.images
+    settings = {"images": len(known), "queries": len(part.queries), "epochs": epochs, "rounds": rounds}
     settings["content_hash"] = data.content_hash
 
     def train(seed):
+        first = build_convolutional(known.shape[1:], seed=seed)
+        fit(first.autoencoder, known, epochs=epochs, batch_size=BATCH, seed=seed, check_collapse=False, verbose=False)
         training, values = {}, {}
-        for name, these in (("guided", rounds), ("plain", 0)):
-            model = build_contrastive(part.database.images.shape[1:], seed=seed)
-            options = {"epochs": epochs + rounds - these, "rounds": these, "batch_size": 128, "seed": seed}
-            augment = Augmentation(seed, light=data.light)
-            history = fit_contrastive(model, part.database.images, **options, augment=augment, verbose=False)
+        for name in ("guided", "plain"):
+            model = build_convolutional(known.shape[1:], seed=seed)
+            model.autoencoder.set_weights(first.autoencoder.get_weights())
+            shares = train_rounds(model, known, rounds, seed=seed, by_retrieval=name == "guided")
             codes = (encode(model.encoder, split.images) for split in (part.database, part.queries))
             values[name] = metrics.evaluate(part, *codes)
-            rounds_made = {"rounds": len(history.loss) - history.plain_epochs, "mutual_share": history.mutual_share}
-            training[name] = {**_means(values[name]), **rounds_made, "seconds": round(sum(history.seconds), 1)}
+            training[name] = {**_means(values[name]), "mutual_share": shares}
         differences = {name: values["guided"][name] - values["plain"][name] for name in ("P@5", "AP")}
         return {**training, "gain": {"P@5": gain(differences["P@5"]), "mAP": gain(differences["AP"])}}
 
     return _measure(run, "guided.json", "trainings", settings, [{"seed": seed} for seed in range(seeds)], train)
+
+
+def train_rounds(model, images, rounds, *, seed, by_retrieval):
+    """Train an :class:`Autoencoder` on in rounds of an epoch; returns the share of mutual hits in each guided one."""
+    rng, wanted, shares = np.random.default_rng(seed), np.arange(len(images)), []
+
+    def batch_of(rows):
+        return scale(images[rows]), scale(images[wanted[rows]])
+
+    model.autoencoder.compile(keras.optimizers.Adam(), LOSSES["binary_crossentropy"](), jit_compile=False)
+    for _ in range(rounds):
+        if by_retrieval:
+            wanted[:], share = partners(encode(model.encoder, images), rng)
+            shares.append(share)
+        train_epoch(model.autoencoder, History(), rng.permutation(len(images)), min(BATCH, len(images)), batch_of)
+    return shares
+
+
+def partners(codes, rng, neighbours=10):
+    """A mutual hit of each image, chosen at random, or itself ``(N,)``; and the share of hits that are mutual.
+
+    A hit is mutual if each of the two is among the other's nearest ``neighbours`` by ``codes (N, D)``.
+    """
+    rows = np.arange(len(codes))
+    hits = Index("cosine").add(codes).search(codes, min(neighbours, len(codes) - 1), exclude_self=rows).ids
+    right = (hits[hits] == rows[:, None, None]).any(axis=2)
+    chosen = (right * rng.random(right.shape)).argmax(axis=1)
+    return np.where(right.any(axis=1), hits[rows, chosen], rows), float(right.mean())
 
 
 def sensitivity(run):

@@ -69,18 +69,17 @@ def learn_fused(run, data, *, epochs=None, seed=0, verbose=True):
     settings = {"epochs": epochs, "batch_size": 256 if count > 20_000 else 128, "seed": seed}
 
     def explore(codes):
-        search = MatchedSearch(codes[0], data.database.images)
-        hits = steps.candidates_both(search, codes, data)
-        return search, hits, DiffusionMap.fit(hits[0], seed=seed)
+        hits = steps.candidates_both(MatchedSearch(codes[0], data.database.images), codes, data)
+        return hits, DiffusionMap.fit(hits[0], seed=seed)
 
     edges = steps.fit_edges(data, seed)
-    search, hits, manifold = explore(steps.project_both(data, edges))
-    model, history = steps.teach(data, search, manifold, hits[0], verbose=verbose, **settings)
+    hits, manifold = explore(steps.project_both(data, edges))
+    model, history = steps.teach(data, manifold, hits[0], verbose=verbose, **settings)
     codes = steps.encode_both(model.encoder, data)
     steps.keep_taught(run, model, history, codes, **settings)
     joint = steps.join_both(data, codes, edges)
     steps.keep_joint(run, edges, joint)
-    search, hits, manifold = explore(joint)
+    hits, manifold = explore(joint)
     mapped = steps.map_both(manifold, hits)
     matched = blend(hits[1], mapped[1], mapped[0])
     steps.keep_map(run, manifold, mapped, steps.fuse_both(mapped, joint), matched)

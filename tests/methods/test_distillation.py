@@ -7,8 +7,7 @@ from cbir_utils.codes import unit_length
 from cbir_utils.datasets import load_dataset
 from cbir_utils.distances import Hits
 from cbir_utils.methods import distillation
-from cbir_utils.methods.contrastive import build_contrastive
-from cbir_utils.methods.distillation import distil
+from cbir_utils.methods.distillation import build_strided, distil
 from cbir_utils.methods.views import Augmentation
 from cbir_utils.training import encode
 
@@ -23,7 +22,7 @@ def shapes():
 
 
 def taught(images, codes, hits, **settings):
-    model = build_contrastive(images.shape[1:])
+    model = build_strided(images.shape[1:])
     augment = Augmentation(strength=0.3)
     return model, distil(model, images, codes, hits, batch_size=64, augment=augment, verbose=False, **settings)
 
@@ -67,4 +66,4 @@ class _NoBar:
 def test_images_of_another_form_are_refused(shapes):
     images, codes, hits = shapes
     with pytest.raises(ValueError, match="the model takes images of shape"):
-        distil(build_contrastive((28, 28, 1)), images, codes, hits, epochs=1, augment=Augmentation())
+        distil(build_strided((28, 28, 1)), images, codes, hits, epochs=1, augment=Augmentation())

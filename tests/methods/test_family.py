@@ -1,23 +1,23 @@
-"""The kinds of autoencoder: their form, what each adds to the loss, and the encoder of contrastive training."""
+"""The kinds of autoencoder: their form, what each adds to the loss, and the small encoder that is taught."""
 
 import numpy as np
 import pytest
 
-from cbir_utils.methods.contrastive import build_contrastive
+from cbir_utils.methods.distillation import build_strided
 from cbir_utils.methods.family import FAMILY
 from cbir_utils.models import keras
 
 SHAPE = (12, 10, 1)
 IMAGES = np.random.default_rng(0).random((6, *SHAPE), np.float32)
 PIXELS = 120
-EVERY = {**FAMILY, "contrastive": build_contrastive}
+EVERY = {**FAMILY, "strided": build_strided}
 
 
 @pytest.mark.parametrize("kind", EVERY)
 def test_form_seed_and_what_is_saved_loads_without_this_package(kind, tmp_path):
     model, same, other = (EVERY[kind](SHAPE, seed=seed) for seed in (0, 0, 1))
     assert [m.name for m in model] == ["encoder", "decoder", "autoencoder"]
-    assert model.encoder.output_shape[1] == {"convolutional": 32, "contrastive": 64}.get(kind, 128)
+    assert model.encoder.output_shape[1] == {"convolutional": 32, "strided": 64}.get(kind, 128)
     by_halves = model.decoder.predict_on_batch(model.encoder.predict_on_batch(IMAGES))
     assert by_halves.min() >= 0 and by_halves.max() <= 1
     for network in (model.plain, model.autoencoder):

@@ -11,7 +11,6 @@ import pytest
 
 from cbir_utils.datasets import load_dataset
 from cbir_utils.methods import steps
-from cbir_utils.methods.contrastive import ContrastiveHistory
 from cbir_utils.methods.descriptors import oriented_gradients
 from cbir_utils.methods.distortion import MatchedSearch, blend
 from cbir_utils.methods.manifold import DiffusionMap, fuse
@@ -28,7 +27,7 @@ def test_every_step_is_kept_with_what_it_needs_to_encode_a_query(tmp_path):
     search = MatchedSearch(outlines[0], data.database.images)
     hits = steps.candidates_both(search, outlines, data)
     first = DiffusionMap.fit(hits[0], dimensions=8)
-    model, history = steps.teach(data, search, first, hits[0], epochs=1, verbose=False)
+    model, history = steps.teach(data, first, hits[0], epochs=1, verbose=False)
     codes = steps.encode_both(model.encoder, data)
     steps.keep_taught(run, model, history, codes, epochs=1)
     joint = steps.join_both(data, codes, edges, 0.5)
@@ -51,14 +50,6 @@ def test_every_step_is_kept_with_what_it_needs_to_encode_a_query(tmp_path):
         np.testing.assert_allclose(run.load_codes(method)[1][:1], query, rtol=1e-3, atol=1e-5)
     np.testing.assert_array_equal(run.load_codes("matched")[0], run.load_codes("fused")[0])
     np.testing.assert_array_equal(run.load_array("matched/reranked.npy", (None, 10), "int32"), matched.ids)
-
-
-def test_where_the_distortion_model_does_not_suit_the_network_learns_from_views_alone():
-    data = load_dataset("shapes")
-    search = MatchedSearch(oriented_gradients(data.database.images), data.database.images)
-    search.suits = False
-    _, history = steps.teach(data, search, None, None, epochs=1, verbose=False)
-    assert isinstance(history, ContrastiveHistory) and len(history.loss) == 1
 
 
 def test_timed_times_the_call_alone():

@@ -121,20 +121,20 @@ def test_days_are_compared_with_the_seconds_of_training(run):
 def test_training_by_retrieval_holds_if_every_training_gains(run, evidence):
     assert evidence.find(claims.by_retrieval).verdict == UNKNOWN
     gains = [[0.02, 0.01, 0.03], [0.0, -0.01, 0.01]]
-    guided = {"mutual_share": [0.5, 0.6], "rounds": 3}
+    guided = {"mutual_share": [0.5, 0.6]}
     trainings = [{"gain": {"P@5": gain, "mAP": gain}, "guided": guided} for gain in gains]
     settings = {"images": 600, "queries": 200, "epochs": 8, "rounds": 2}
     run.save_json("guided.json", {"settings": settings, "trainings": trainings})
     found = evidence.find(claims.by_retrieval)
     assert found.verdict == IN_PART
-    assert "55.0% of the hits are mutual" in found.sentence and "retrieval (3, 3; they end" in found.sentence
+    assert "55.0% of the hits are mutual" in found.sentence and "in 2 rounds of an epoch" in found.sentence
     assert "P@5 +0.020 [+0.010, +0.030], +0.000 [" in found.sentence
 
 
 def test_an_argument_for_labels_is_seen_in_every_module_that_learns_or_searches(evidence, tmp_path, monkeypatch):
     found = evidence.find(claims.without_labels)
     assert found.verdict == HOLDS and found.sentence.startswith("None of the ")
-    for module in ("index.py", "methods/contrastive.py", "retrieval/retriever.py", "scale/approximate.py"):
+    for module in ("index.py", "methods/distillation.py", "retrieval/retriever.py", "scale/approximate.py"):
         assert module in found.sentence
     (tmp_path / "scale").mkdir()
     (tmp_path / "index.py").write_text("def add(codes): pass")

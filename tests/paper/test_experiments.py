@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from cbir_utils.datasets import Split
-from cbir_utils.methods.contrastive import ContrastiveHistory
+from cbir_utils.datasets import Split, scale
+from cbir_utils.models import build_convolutional
 from cbir_utils.paper import experiments
 from cbir_utils.run import Run
 from cbir_utils.training import History
@@ -58,8 +58,7 @@ def test_guided_and_plain_trainings_are_measured_over_the_same_queries(run, digi
     found = experiments.guided(run, digits, seeds=1, images=150, queries=40, epochs=1, rounds=1)
     (training,) = run.load_json("guided.json")["trainings"]
     assert found["settings"]["images"] == 150 and found["settings"]["queries"] == 40
-    assert training["guided"]["rounds"] == 1 and len(training["guided"]["mutual_share"]) == 1
-    assert training["plain"]["rounds"] == 0 and training["plain"]["mutual_share"] == []
+    assert len(training["guided"]["mutual_share"]) == 1 and training["plain"]["mutual_share"] == []
     for metric in ("P@5", "mAP"):
         gain, low, high = training["gain"][metric]
         assert gain == pytest.approx(training["guided"][metric] - training["plain"][metric], abs=1e-12)
@@ -72,10 +71,37 @@ def test_of_a_folder_a_query_does_not_find_itself(run, digits, monkeypatch):
     data = replace(digits, database=split, queries=Split(split.images[rows], split.labels[rows]), own_rows=rows)
     searched, evaluate = [], experiments.metrics.evaluate
     monkeypatch.setattr(experiments.metrics, "evaluate", lambda d, *a: searched.append(d.own_rows) or evaluate(d, *a))
-    monkeypatch.setattr(experiments, "fit_contrastive", lambda *a, **k: ContrastiveHistory([1.0], plain_epochs=1))
     found = experiments.guided(run, data, seeds=1, images=50, queries=2, epochs=1, rounds=0)
     assert [list(own) for own in searched] == [[3, 41]] * 2
-    assert list(found["trainings"][0]["gain"]["mAP"]) == [0, 0, 0]  # neither was trained
+    assert list(found["trainings"][0]["gain"]["mAP"]) == [0, 0, 0]  # no round: both are the first training
+
+
+def test_partners_are_mutual_hits_or_the_image_itself():
+    # 0 and 1 name each other; 2 names 1, whose two nearest are 0 and 3.
+    degrees = np.radians([0, 10, 35, 18])
+    codes = np.stack([np.cos(degrees), np.sin(degrees)], axis=1).astype(np.float32)
+    chosen = {i: set() for i in range(4)}
+    for seed in range(20):
+        found, share = experiments.partners(codes, np.random.default_rng(seed), 2)
+        for image, partner in enumerate(found):
+            chosen[image].add(int(partner))
+    # Hits: 0 → 1, 3;  1 → 3, 0;  2 → 3, 1;  3 → 1, 2. Mutual: 0-1, 1-3, 2-3.
+    assert chosen == {0: {1}, 1: {0, 3}, 2: {3}, 3: {1, 2}} and share == 6 / 8
+    alone, _ = experiments.partners(codes, np.random.default_rng(0), 1)  # 0 → 1, 1 → 3, 2 → 3, 3 → 1
+    assert alone.tolist() == [0, 3, 2, 1]
+
+
+def test_a_guided_round_learns_to_draw_what_it_retrieved_and_a_plain_one_the_image_itself(digits, monkeypatch):
+    images, seen = digits.database.images[:40], []
+    monkeypatch.setattr(experiments, "encode", lambda *_: None)
+    monkeypatch.setattr(experiments, "partners", lambda *_: (np.roll(np.arange(40), 1), 0.25))
+    monkeypatch.setattr(experiments, "train_epoch", lambda m, h, order, b, batch_of: seen.append(batch_of([3, 5])))
+    model = build_convolutional(images.shape[1:])
+    assert experiments.train_rounds(model, images, 2, seed=0, by_retrieval=True) == [0.25, 0.25]
+    assert experiments.train_rounds(model, images, 1, seed=0, by_retrieval=False) == []
+    for (given, wanted), rows in zip(seen, ([2, 4], [2, 4], [3, 5]), strict=True):
+        np.testing.assert_array_equal(given, scale(images[[3, 5]]))
+        np.testing.assert_array_equal(wanted, scale(images[rows]))
 
 
 def test_one_training_says_its_metrics_and_its_weights(capsys):

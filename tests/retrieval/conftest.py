@@ -4,10 +4,11 @@ import pytest
 
 from cbir_utils.datasets import load_dataset
 from cbir_utils.methods import steps
-from cbir_utils.methods.contrastive import ContrastiveHistory, build_contrastive
+from cbir_utils.methods.distillation import build_strided
 from cbir_utils.methods.distortion import MatchedSearch, blend
 from cbir_utils.methods.manifold import DiffusionMap
 from cbir_utils.run import Run
+from cbir_utils.training import History
 
 
 @pytest.fixture(scope="session")
@@ -19,9 +20,9 @@ def finished_run():
 def make_run(results, *, seed=0):
     data, run = load_dataset("shapes"), Run("shapes", results)
     run.record(source="shapes", content_hash=data.content_hash)
-    model = build_contrastive(data.database.images.shape[1:], seed=seed)
+    model = build_strided(data.database.images.shape[1:], seed=seed)
     codes = steps.encode_both(model.encoder, data)
-    steps.keep_taught(run, model, ContrastiveHistory(), codes)
+    steps.keep_taught(run, model, History(), codes)
     edges = steps.fit_edges(data)
     joint = steps.join_both(data, codes, edges)
     steps.keep_joint(run, edges, joint)
