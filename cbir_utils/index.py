@@ -284,11 +284,10 @@ def write_index(path, stored, facts):
     stays.
     """
     path, facts_path = Path(path), Path(path).with_suffix(".json")
-    write = faiss.write_index_binary if isinstance(stored, faiss.IndexBinary) else faiss.write_index
     try:
         with partial_path(path) as partial, partial_path(facts_path) as described:
             with open(partial, "wb") as file:  # Python's file tells when the disk is full, FAISS's own does not
-                write(stored, faiss.PyCallbackIOWriter(file.write, 2**20))
+                faiss.write_index(stored, faiss.PyCallbackIOWriter(file.write, 2**20))
             facts = facts | {"format": FORMAT, "sha256": sha256(partial)}
             with suppress(OSError, ValueError):  # of the old rows, which stay until the new ones are renamed
                 before = read_sealed(facts_path)
@@ -322,9 +321,8 @@ def read_index(path, *, encoder_hash=None):
         )
     if facts["sha256"] is None:
         raise IndexFileError(f"{path} is not the file that {facts_path.name} describes; build the index anew")
-    read = faiss.read_index_binary if facts["kind"] == "binary" else faiss.read_index
     try:
-        return read(str(path)), facts
+        return faiss.read_index(str(path)), facts
     except (RuntimeError, MemoryError) as error:
         raise IndexFileError(f"{path} cannot be read by this FAISS ({error}); build the index anew") from error
 

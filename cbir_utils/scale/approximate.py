@@ -2,7 +2,7 @@
 
 The kinds are FAISS's (Douze et al. 2024): a graph of near rows, ``hnsw`` (Malkov and Yashunin 2016); lists around
 k-means centres, a few of which are searched, with 8 bits per number, ``sq8``, or product-quantised, ``ivfpq``
-(Jégou et al. 2011) and its 4-bit form ``ivfpq_fast``; and packed bits, ``binary``, which are searched exactly.
+(Jégou et al. 2011) and its 4-bit form ``ivfpq_fast``.
 """
 
 import json
@@ -12,7 +12,7 @@ import numpy as np
 
 from cbir_utils.codes import checked_codes, checked_k, own_rows, rows_of, unit_length
 from cbir_utils.index import Hits, Index, IndexFileError, measured, nearest_first, read_index, without, write_index
-from cbir_utils.scale.kinds import Searched, bytes_per_row, check_settings, checked_bits, choose_kind, trained
+from cbir_utils.scale.kinds import Searched, bytes_per_row, check_settings, choose_kind, trained
 from cbir_utils.scale.recall import all_codes, cheapest, exact_search, reader
 
 __all__ = ["ApproximateIndex", "bytes_per_row", "choose_kind", "exact_search", "load_index", "make_index"]
@@ -33,11 +33,11 @@ class ApproximateIndex:
 
     Parameters
     ----------
-    kind : {"hnsw", "sq8", "ivfpq", "ivfpq_fast", "binary"}
+    kind : {"hnsw", "sq8", "ivfpq", "ivfpq_fast"}
         :func:`bytes_per_row` says how much memory each takes.
-    metric : {"euclidean", "cosine", "hamming"}
-        ``hamming`` is for ``binary``, whose codes are packed ``(N, B)`` uint8. Distances have :class:`Index`'s units;
-        they are approximate unless the kind keeps full codes or candidates are measured again.
+    metric : {"euclidean", "cosine"}
+        Distances have :class:`Index`'s units; they are approximate unless the kind keeps full codes or candidates are
+        measured again.
     encoder_hash : str, optional
         Hash of the encoder that made the codes, as in :class:`Index`.
     short : int, optional
@@ -86,7 +86,7 @@ class ApproximateIndex:
 
     @property
     def dimension(self):
-        """The code length D (in bits for ``binary``), or ``None`` before :meth:`fit`."""
+        """The code length D, or ``None`` before :meth:`fit`."""
         return None if self._searched is None else self._searched.faiss.d
 
     @property
@@ -129,8 +129,7 @@ class ApproximateIndex:
         Of rows found at equal distance the lower id comes first. The smaller a subset, the wider the search; one of
         up to 10,000 rows is searched exactly where there are full codes.
         """
-        queries = np.asarray(queries)
-        queries = self._checked(queries[None] if queries.ndim == 1 else queries, "queries")
+        queries = self._checked(np.atleast_2d(queries), "queries")
         own = None if exclude_self is None else self.ids[own_rows(exclude_self, self.ids, len(queries))]
         allowed = None if subset is None else self.ids[np.unique(rows_of(subset, self.ids, "subset"))]
         k = checked_k(k, len(self) if allowed is None else len(allowed), own is not None)
@@ -204,8 +203,6 @@ class ApproximateIndex:
 
     def _search(self, queries, k, allowed):
         """Search with queries that have been checked, among ids that are known to be there (``None``: all)."""
-        if self.kind == "binary":
-            return self._searched.search_bits(queries, k, self.ids if allowed is None else allowed)
         zeros = self._zeros if allowed is None else np.intersect1d(self._zeros, allowed)
         may_be_found, count = None, self._added
         if allowed is not None or len(self._removed) or len(zeros):
@@ -234,8 +231,6 @@ class ApproximateIndex:
 
     def _checked(self, codes, what):
         """``codes`` as a contiguous matrix that fits the index, of unit length for cosine; or a ValueError."""
-        if self.kind == "binary":
-            return checked_bits(codes, what, self.dimension)
         codes = checked_codes(codes, what, self.dimension)
         return unit_length(codes) if self.metric == "cosine" else codes
 
@@ -273,13 +268,13 @@ def make_index(kind="auto", metric="euclidean", *, rows=None, dimension=None, en
     """An empty index: :class:`Index` for ``kind="exact"``, else :class:`ApproximateIndex` with the ``options``.
 
     ``"auto"`` asks :func:`choose_kind` with the number of ``rows`` there will be and their ``dimension``; Manhattan
-    distances are those of ``exact`` alone, Hamming distances those of ``binary``. Exact search ignores the options.
+    distances are those of ``exact`` alone. Exact search ignores the options.
     """
     if kind == "auto":
         if rows is None or dimension is None:
             raise ValueError("kind='auto' chooses by the size of the database; give rows and dimension")
         sized = {name: options[name] for name in ("short", "originals", "pq_bytes") if name in options}
-        kind = {"manhattan": "exact", "hamming": "binary"}.get(metric) or choose_kind(rows, dimension, **sized)
+        kind = "exact" if metric == "manhattan" else choose_kind(rows, dimension, **sized)
     if kind == "exact":
         return Index(metric, encoder_hash=encoder_hash)
     return ApproximateIndex(kind, metric, encoder_hash=encoder_hash, rows=rows, **options)

@@ -3,7 +3,6 @@
 import faiss
 import numpy as np
 
-from cbir_utils.index import nearest_first
 from cbir_utils.scale.copies import ById, Copies, distinct
 
 #: What FAISS calls the kinds.
@@ -12,7 +11,6 @@ KINDS = {
     "sq8": faiss.IndexIVFScalarQuantizer,
     "ivfpq": faiss.IndexIVFPQ,
     "ivfpq_fast": faiss.IndexIVFPQFastScan,
-    "binary": faiss.IndexBinaryFlat,
 }
 
 #: Links of a row in each layer of an HNSW graph (twice as many in the lowest), and among how many they are chosen.
@@ -96,15 +94,6 @@ class Searched:
         mask[ids if self.copies is None else self.copies.rows[ids]] = True
         return faiss.IDSelectorBitmap(np.packbits(mask, bitorder="little"))
 
-    def search_bits(self, queries, k, allowed):
-        """Hits by the Hamming distance among the ids ``allowed``. FAISS filters no bits, but searches a copy."""
-        index = self.faiss
-        if len(allowed) < index.ntotal:
-            index = faiss.IndexBinaryFlat(self.faiss.d)
-            index.add(faiss.vector_to_array(self.faiss.xb).reshape(self.faiss.ntotal, -1)[allowed])
-        distances, rows = index.search(queries, k)
-        return nearest_first(distances.astype(np.float32), allowed[rows], k)
-
     def numbers_read(self, k, width, again):
         """About how many numbers a query for ``k`` hits reads, if ``again`` candidates are measured by full codes."""
         inner = self.inner
@@ -122,8 +111,6 @@ def trained(settings, codes):
     about the same product of variances, which is optimal if the codes are Gaussian (Ge et al. 2013, section 3.2.2).
     """
     (count, dimension), kind, short = codes.shape, settings.kind, settings.short
-    if kind == "binary":
-        return Searched(faiss.IndexBinaryFlat(8 * dimension), kind, False)
     if short is not None and short > dimension:
         raise ValueError(f"short is {short}, but the codes have only {dimension} numbers")
     least = max(0 if kind == "hnsw" else LEAST, (short or 0) + 1)
@@ -163,11 +150,8 @@ def check_settings(kind, metric, short, originals, pq_bytes):
     """A ValueError that says which settings of an index do not go together."""
     if kind not in KINDS:
         raise ValueError(f"there is no approximate index of the kind {kind!r}; choose one of {', '.join(KINDS)}")
-    metrics = ("hamming",) if kind == "binary" else ("euclidean", "cosine")
-    if metric not in metrics:
-        raise ValueError(f"{kind} searches by {' or '.join(metrics)}, not by {metric!r}; use kind='exact' for that")
-    if kind == "binary" and (short is not None or originals is not None):
-        raise ValueError("binary codes are searched as they are; leave out short and originals")
+    if metric not in ("euclidean", "cosine"):
+        raise ValueError(f"{kind} searches by euclidean or cosine, not by {metric!r}; use kind='exact' for that")
     named = originals if isinstance(originals, str) else None
     if named not in (None, "memory", "uint8"):
         raise ValueError(f"originals must be 'memory', 'uint8' or an (N, D) array, not {named!r}")
@@ -175,16 +159,6 @@ def check_settings(kind, metric, short, originals, pq_bytes):
         raise ValueError("originals='uint8' keeps pixels as they are, for euclidean; use 'memory' for cosine")
     if pq_bytes < 1 or (short is not None and short < 1):
         raise ValueError(f"short and pq_bytes must be 1 or more, not {short} and {pq_bytes}")
-
-
-def checked_bits(codes, what, dimension=None):
-    """``codes`` as a contiguous ``(N, B)`` uint8 matrix of ``dimension`` bits each, or a ValueError."""
-    codes = np.asarray(codes)
-    if codes.dtype != np.uint8 or codes.ndim != 2 or 0 in codes.shape:
-        raise ValueError(f"{what} must be packed, non-empty uint8 (N, B), not {codes.dtype} {codes.shape}")
-    if dimension not in (None, 8 * codes.shape[1]):
-        raise ValueError(f"{what} have {8 * codes.shape[1]} bits each, but the index has {dimension}")
-    return np.ascontiguousarray(codes)
 
 
 def _groups(kind, width, pq_bytes):
@@ -219,7 +193,7 @@ def bytes_per_row(kind, dimension, *, short=None, originals=None, pq_bytes=16):
     With d for ``short``, or D if there is none: ``exact`` 4 D. ``hnsw`` 4 d for the code, 4 (2 M + M / (M - 1)) for its
     links (M = 16; a row is in the layer above with probability 1 / M), and 12. The kinds with lists keep an id of 8
     bytes with each code, of d bytes for ``sq8`` and ``pq_bytes`` for ``ivfpq`` and ``ivfpq_fast`` (fewer if d has fewer
-    numbers). ``binary`` has D / 8, of D bits. Originals in the index are D numbers more.
+    numbers). Originals in the index are D numbers more.
     """
     width = short or dimension
     groups = _groups(kind, width, pq_bytes)
@@ -229,7 +203,6 @@ def bytes_per_row(kind, dimension, *, short=None, originals=None, pq_bytes=16):
         "sq8": 8 + width,
         "ivfpq": 8 + groups,
         "ivfpq_fast": 8 + groups / 2,
-        "binary": dimension / 8,
     }[kind]
     full = {"memory": 4, "uint8": 1}.get(originals, 0) if isinstance(originals, str) and kind != "exact" else 0
     return own + full * dimension

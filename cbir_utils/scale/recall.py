@@ -35,8 +35,6 @@ def reader(codes, metric):
 
 def all_codes(index, codes):
     """All codes by id: those given, or else the index's own."""
-    if index.kind == "binary":
-        raise ValueError("binary codes are searched exactly; there is no recall to measure or to tune")
     checked_k(1, len(index))
     codes = index._vectors if codes is None else codes
     if codes is None:

@@ -41,13 +41,6 @@ def data():
     return codes[:N], codes[N:]
 
 
-def bits():
-    """Packed bits of the same: whether each number is more than 0, and more than 1."""
-    return [np.packbits(np.hstack([codes > 0, codes > 1]), axis=1) for codes in data()]
-
-
-FLOAT_KINDS = [kind for kind in KINDS if kind != "binary"]
-
 #: Each kind as it is mostly used: what it is built with.
 CASES = {
     "hnsw": {"kind": "hnsw"},
@@ -81,10 +74,6 @@ def _built(case, metric):
 def built(case, metric="euclidean"):
     """An index of all codes, to change as one likes except for adding to it: built once."""
     return copy(_built(case, metric))
-
-
-def bitwise():
-    return ApproximateIndex("binary", "hamming", encoder_hash="abc123").add(bits()[0])
 
 
 def exhaustive(index):
@@ -275,32 +264,6 @@ def test_pixels_kept_as_bytes_measure_candidates_as_the_full_codes_do(tmp_path):
         index.add(np.array([[0.0] * 24, [0.5] * 24], np.float32))
 
 
-def test_binary_codes_are_searched_like_by_a_slow_loop(tmp_path):
-    (codes, queries), path = bits(), tmp_path / "index.faiss"
-    slow = (np.unpackbits(queries, axis=1)[:, None] != np.unpackbits(codes, axis=1)).sum(axis=2)
-
-    def check(hits, rows):
-        np.testing.assert_array_equal(hits.distances, np.sort(slow[:, rows], axis=1)[:, :7])
-        np.testing.assert_array_equal(hits.distances, np.take_along_axis(slow, hits.ids, axis=1))
-        assert np.isin(hits.ids, rows).all() and hits.distances.dtype == np.float32
-
-    index, part = ApproximateIndex("binary", "hamming").add(codes[:1000]).add(codes[1000:]), np.arange(5, N, 9)
-    assert (len(index), index.dimension) == (N, 32)
-    check(index.search(queries, 7), np.arange(N))
-    check(index.search(queries, 7, subset=part), part)
-    index.remove(part).save(path)
-    left = np.setdiff1d(np.arange(N), part)
-    check(index.search(queries, 7), left)
-    check(load_index(path).search(queries, 7), left)
-    assert not (index.search(codes[left[:40]], 7, exclude_self=left[:40]).ids == left[:40, None]).any()
-    with pytest.raises(ValueError, match=r"queries must be packed, non-empty uint8 \(N, B\), not float32 \(40, 4\)"):
-        index.search(queries.astype(np.float32), 1)
-    with pytest.raises(ValueError, match="codes have 24 bits each, but the index has 32"):
-        index.add(codes[:, :3])
-    with pytest.raises(ValueError, match="binary codes are searched exactly; there is no recall to measure or to tune"):
-        index.tune()
-
-
 # -- recall and tuning ---------------------------------------------------------------------------------------------
 
 
@@ -473,7 +436,7 @@ def test_other_originals_are_refused_also_where_the_index_was_saved_without_any(
 def test_a_description_that_was_changed_is_refused(kind, tmp_path):
     """What exact indexes refuse, too, is tested with these."""
     path = tmp_path / "index.faiss"
-    (bitwise() if kind == "binary" else built(kind)).save(path)
+    built(kind).save(path)
     facts = json.loads(path.with_suffix(".json").read_text())
     for change in ({"settings": {}}, {"removed": [N]}, {"kind": "tree"}, {"fingerprint": []}):
         path.with_suffix(".json").write_text(json.dumps(facts | change))
@@ -485,9 +448,8 @@ def test_a_description_that_was_changed_is_refused(kind, tmp_path):
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
-@pytest.mark.parametrize("make", [lambda: built("hnsw"), bitwise], ids=["hnsw", "binary"])
-def test_a_full_disk_leaves_the_old_index(make, tmp_path, monkeypatch):
-    path, index = tmp_path / "index.faiss", make()
+def test_a_full_disk_leaves_the_old_index(tmp_path, monkeypatch):
+    path, index = tmp_path / "index.faiss", built("hnsw")
     index.save(path)
     before = [p.read_bytes() for p in sorted(tmp_path.iterdir())]
     monkeypatch.setattr("builtins.open", full_disk(open))
@@ -520,12 +482,11 @@ def test_an_index_is_read_by_the_class_that_wrote_it(tmp_path):
     ("ivfpq", {"pq_bytes": 99}),
     ("ivfpq_fast", {"pq_bytes": 4}),
     ("ivfpq_fast", {}),
-    ("binary", {}),
 ], ids=str)  # fmt: skip
 def test_bytes_per_row_are_what_a_file_grows_by(kind, options, tmp_path):
-    rows, metric = (bits()[0], "hamming") if kind == "binary" else (data()[0], "euclidean")
-    index, sizes = make_index(kind, metric, **options), []
-    for part in (rows[:1000], np.concatenate([rows, rows + rows.dtype.type(1)])):
+    rows = data()[0]
+    index, sizes = make_index(kind, **options), []
+    for part in (rows[:1000], np.concatenate([rows, rows + 1])):
         index.add(part).save(tmp_path / "index.faiss")
         sizes.append((tmp_path / "index.faiss").stat().st_size)
     grown = (sizes[1] - sizes[0]) / (2 * N)
@@ -560,7 +521,6 @@ def test_make_index_gives_an_index_of_the_kind_that_is_due():
     assert (large.kind, large.metric, large.encoder_hash) == ("hnsw", "cosine", "abc123")
     assert (large.short, large.originals, large.rows) == (8, "memory", 10**6)
     assert type(make_index(rows=10**7, dimension=64, metric="manhattan")) is Index
-    assert make_index(rows=10, dimension=64, metric="hamming").kind == "binary"
     assert make_index("sq8", rows=5).kind == "sq8" and type(make_index("exact")) is Index
     with pytest.raises(ValueError, match="kind='auto' chooses by the size of the database; give rows and dimension"):
         make_index(rows=5)
@@ -570,10 +530,8 @@ def test_make_index_gives_an_index_of_the_kind_that_is_due():
 
 
 @pytest.mark.parametrize("kind, options, message", [
-    ("tree", {}, "no approximate index of the kind 'tree'; choose one of hnsw, sq8, ivfpq, ivfpq_fast, binary"),
+    ("tree", {}, "no approximate index of the kind 'tree'; choose one of hnsw, sq8, ivfpq, ivfpq_fast"),
     ("hnsw", {"metric": "manhattan"}, "hnsw searches by euclidean or cosine, not by 'manhattan'; use kind='exact'"),
-    ("binary", {}, "binary searches by hamming, not by 'euclidean'"),
-    ("binary", {"metric": "hamming", "short": 8}, "binary codes are searched as they are; leave out short and orig"),
     ("sq8", {"originals": "disk"}, r"originals must be 'memory', 'uint8' or an \(N, D\) array, not 'disk'"),
     ("sq8", {"metric": "cosine", "originals": "uint8"}, "originals='uint8' keeps pixels as they are, for euclidean"),
     ("sq8", {"short": 0}, "short and pq_bytes must be 1 or more, not 0 and 16"),
@@ -587,7 +545,7 @@ def test_an_index_that_cannot_be_is_refused(kind, options, message):
 @pytest.mark.parametrize("kind, options, least", [
     ("hnsw", {}, 1),
     ("hnsw", {"short": 8}, 9),
-    *((kind, {"pq_bytes": 2}, 256) for kind in FLOAT_KINDS[1:]),
+    *((kind, {"pq_bytes": 2}, 256) for kind in list(KINDS)[1:]),
 ])  # fmt: skip
 def test_learning_takes_some_codes_prints_nothing_and_is_done_once(kind, options, least, capfd):
     codes, index = data()[0], ApproximateIndex(kind, **options)
