@@ -175,28 +175,3 @@ def summarize(trainings, data, first_seed=0):
 def share(part, whole):
     """``part / whole``, NaN where ``whole`` is 0."""
     return np.divide(part, whole, out=np.full(np.shape(whole), np.nan), where=whole > 0)
-
-
-def results_table(rows):
-    """The rows of ``metrics.json`` as a Markdown table, columns aligned; a dash where a ranking is too short."""
-    names = ("P@1", "P@5", "P@100", "R-precision")
-    lines = []
-    for row in rows:
-        numbers = [f"{row[name]:.3f}" if name in row else "–" for name in names]
-        quality = "{:.3f} [{:.3f}, {:.3f}]".format(row["mAP"], *row["mAP_interval"])
-        seconds = f"{row['train_seconds']:.0f}" if row.get("train_seconds") else "–"
-        lines.append([row["method"], row["distance"], *numbers, quality, str(len(row["seeds"])), seconds])
-    return markdown_table(["method", "distance", *names, "mAP [95 % interval]", "seeds", "training (s)"], lines)
-
-
-def markdown_table(header, lines):
-    """A header and lines of texts as a Markdown table, columns aligned.
-
-    >>> print(markdown_table(["method", "mAP"], [["pixels", ".436"]]))
-    | method | mAP  |
-    | ------ | ---- |
-    | pixels | .436 |
-    """
-    widths = [max(map(len, column)) for column in zip(header, *lines, strict=True)]
-    rows = [header, ["-" * width for width in widths], *lines]
-    return "\n".join("| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in rows)

@@ -6,17 +6,12 @@ Images are ``(H, W, C)`` or ``(H, W)``, uint8 in 0–255 or float in [0, 1]. Wha
 and a line style beside the colour.
 """
 
-import base64
-import io
 import textwrap
-import warnings
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
-from PIL import Image
 from scipy.stats import mannwhitneyu
 
 from cbir_utils.names import plain
@@ -27,32 +22,6 @@ CLASS_COLOURS = (BLUE, ORANGE, GREEN, PINK, SKY, YELLOW, "#000000", "#8C6D31", "
 
 #: The project's figure style, for ``plt.style``.
 STYLE = Path(__file__).with_name("cbir.mplstyle")
-
-
-def use_style():
-    """Use the project's figure style from here on in this notebook, and keep its figures with alternative texts."""
-    from IPython.core.interactiveshell import InteractiveShell  # only lessons need it
-
-    plt.style.use(STYLE)
-    warnings.filterwarnings("ignore", "Glyph .* missing from")  # names in other scripts show boxes; once is enough
-    if InteractiveShell.initialized():
-        InteractiveShell.instance().display_formatter.mimebundle_formatter.for_type(Figure, _with_words)
-
-
-def _with_words(figure):
-    """A figure as a notebook keeps it: a PNG of 110 dots per inch and 128 colours, and its alternative text."""
-    drawn, kept = io.BytesIO(), io.BytesIO()
-    figure.savefig(drawn, dpi=110, bbox_inches="tight")
-    Image.open(drawn).convert("RGB").quantize(128, dither=Image.Dither.NONE).save(kept, "png", optimize=True)
-    return {"image/png": base64.b64encode(kept.getvalue()).decode()}, {"image/png": {"alt": described(figure)}}
-
-
-def described(figure):
-    """What a figure says, in words: its titles, the axes' names and the caption, for those who hear the page."""
-    said = [figure.get_suptitle()]
-    for ax in figure.axes[:4]:
-        said += [ax.get_title(), " against ".join(filter(None, [ax.get_ylabel(), ax.get_xlabel()]))]
-    return ". ".join(" ".join(text.split()).rstrip(".") for text in [*said, figure.get_supxlabel()] if text.strip())
 
 
 def caption(figure, text):
@@ -221,19 +190,6 @@ def codes_on_three_axes(points, labels, class_names):
         axis.set_ticklabels([])
     ax.set_box_aspect(None, zoom=0.95)
     ax.set_title(f"{len(points)} codes of three numbers")
-    return figure
-
-
-def interpolation(rows, titles, ends):
-    """Strips that lead from one image to another; ``rows`` are lists of images, ``ends`` the two images themselves."""
-    count = len(rows[0])
-    size = (1.15 * (count + 2) + 1.3, 1.45 * len(rows) + 0.6)
-    figure, axes = plt.subplots(len(rows), count + 2, figsize=size, squeeze=False)
-    for row, (images, title) in enumerate(zip(rows, titles, strict=True)):
-        for column, image in enumerate([ends[0], *images, ends[1]]):
-            text = {0: "from", count + 1: "to"}.get(column, "") if row == 0 else ""
-            show_image(axes[row, column], image, text, colour=GREY if column in (0, count + 1) else None)
-        axes[row, 0].set_ylabel(title, rotation=0, ha="right", va="center", fontsize=13)
     return figure
 
 

@@ -4,14 +4,10 @@ A run is one folder, ``results/<dataset>/``. Its files appear whole or not at al
 """
 
 import json
-import os
-import shutil
-from contextlib import suppress
-from datetime import UTC, datetime
 from pathlib import Path
 
-from cbir_utils.datasets import folder_kind
-from cbir_utils.store import ArtifactError, Store, partial_path, sha256, write_npy
+from cbir_utils.artifacts.files import sha256, write_npy
+from cbir_utils.artifacts.store import Store
 
 
 class Run(Store):
@@ -57,19 +53,6 @@ class Run(Store):
             for path, codes in zip(paths, (database, queries), strict=True):
                 write_npy(path, codes)
 
-    def keep_index(self, method, index):
-        """Save an index of a method's codes, as ``<method>/index.faiss`` and ``index.json``."""
-        described, rows = (f"{method}/index.{ending}" for ending in ("json", "faiss"))
-        with self.writing(described, rows) as (facts, partial):
-            beside = partial.with_suffix(".json")
-            try:
-                with suppress(FileNotFoundError):  # so that the new description names the rows of before as well
-                    shutil.copyfile(self.path(described), beside)
-                index.save(partial)
-                os.replace(beside, facts)
-            finally:
-                beside.unlink(missing_ok=True)
-
     def score(self, method, trainings, data, /, *, distance, first_seed=0, **facts):
         """Put a row into ``metrics.json``, and return it.
 
@@ -81,17 +64,6 @@ class Run(Store):
         trainings = [trainings] if isinstance(trainings, dict) else trainings
         row = {"method": method, "distance": distance, **summarize(trainings, data, first_seed), **facts}
         return self.add_rows("metrics.json", [row], ("method", "distance"))[0]
-
-    def add_rows(self, name, rows, keys):
-        """Put rows, dated today, into the table ``name``; they replace those with the same ``keys``. Returns them."""
-        today = datetime.now(UTC).date().isoformat()
-        rows = [{**row, "measured": today} for row in rows]
-        with self.locked(), partial_path(self.path(name)) as partial:
-            known = self._known_rows(name, keys)
-            table = {tuple(row[key] for key in keys): row for row in [*known, *rows]}
-            partial.write_text(json.dumps(list(table.values()), indent=2) + "\n")
-            self._publish({name: partial})
-        return rows
 
     def load_codes(self, method):
         """A method's codes, database ``(N, D)`` and queries ``(Q, D)``; refused if another encoder made them."""
@@ -110,40 +82,3 @@ class Run(Store):
             "encoder_hash": self.file_hash(encoder) if encoder else None,
             "content_hash": self.manifest.get("content_hash"),
         }
-
-    def same_data(self, content_hash):
-        """Make sure that the run's files come from these data; the first call notes the dataset's content hash."""
-        known = self.manifest.get("content_hash")
-        if known is None:
-            self.record(content_hash=content_hash)
-        elif known != content_hash:
-            raise ArtifactError(
-                f"{self.folder} was made from other data (hash {known[:12]}…, not {content_hash[:12]}…); start anew "
-                f"with {self.command('01', '05')}, or choose another folder with --results"
-            )
-
-    def belongs_to(self, source, content_hash):
-        """Note the dataset's name, or folder, and its content hash: what was made from other data counts no more.
-
-        Another folder of the same name, with other images, is refused.
-        """
-        source = str(Path(source).resolve() if folder_kind(source) else source)
-        known = self.manifest
-        noted, same_content = known.get("source", source), known.get("content_hash") == content_hash
-        if noted != source and not same_content:
-            raise ArtifactError(
-                f"{self.folder} belongs to {noted}, and {source} holds other images; choose another folder with "
-                "--results"
-            )
-        moved = same_content and not Path(noted).exists()
-        self.record(source=source if moved else noted, content_hash=content_hash)
-
-    def _known_rows(self, name, keys):
-        """The rows of a table, whatever its hash: rows are kept as long as they can be read."""
-        if not self.path(name).exists():
-            return []
-        try:
-            rows = json.loads(self.path(name).read_text())
-            return [row for row in rows if [row[key] for key in keys]]
-        except (ValueError, TypeError, KeyError) as error:
-            raise ArtifactError(f"{self.path(name)} is damaged; delete it and run {self.remedy(name)}") from error

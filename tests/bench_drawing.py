@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from cbir_utils.explorer.drawing import drawing_to_image, measure_hand
-from cbir_utils.metrics import markdown_table
+from cbir_utils.lessons.tables import markdown_table
 from cbir_utils.retrieval.retriever import Retriever, available_methods, run_data
 from cbir_utils.run import Run
 

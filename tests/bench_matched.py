@@ -16,16 +16,17 @@ from scipy.ndimage import zoom
 from scipy.optimize import linear_sum_assignment
 from sklearn.cluster import KMeans
 
+from cbir_utils.artifacts.store import machine
 from cbir_utils.codes import unit_length
 from cbir_utils.datasets import load_dataset
+from cbir_utils.lessons.tables import markdown_table
 from cbir_utils.methods import steps
 from cbir_utils.methods.distortion import MatchedSearch, blend, distortion, gradients, warp_of
 from cbir_utils.methods.manifold import DiffusionMap
-from cbir_utils.metrics import evaluate, markdown_table
+from cbir_utils.metrics import evaluate
 from cbir_utils.retrieval.learn import DIMENSIONS, NEIGHBOURS, learn_fused
 from cbir_utils.retrieval.retriever import Retriever
 from cbir_utils.run import Run
-from cbir_utils.store import machine
 
 LEARNED = ("taught", "manifold", "fused", "matched")
 NAMES = ("P@1", "P@5", "P@100", "AP")

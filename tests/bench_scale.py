@@ -22,12 +22,13 @@ import numpy as np
 from scipy.ndimage import map_coordinates, maximum_filter, minimum_filter, zoom
 from tqdm import tqdm
 
+from cbir_utils.artifacts.files import sha256, write_json
+from cbir_utils.artifacts.store import machine
 from cbir_utils.codes import unit_length
 from cbir_utils.datasets import load_dataset
-from cbir_utils.metrics import markdown_table
+from cbir_utils.lessons.tables import markdown_table
 from cbir_utils.run import Run
 from cbir_utils.scale.approximate import make_index
-from cbir_utils.store import machine, sha256, write_json
 
 SIZES = [100_000, 1_000_000, 3_000_000, 10_000_000]
 K, QUERIES, BATCH, GROUP, GRID = 10, 1000, 20_000, 250, 5
@@ -176,8 +177,9 @@ def plot(rows, path):
     import matplotlib.pyplot as plt
 
     from cbir_utils import plots
+    from cbir_utils.lessons.cells import use_style
 
-    plots.use_style()
+    use_style()
     figure, axes = plt.subplots(2, 3, figsize=(13, 7), layout="constrained")
     sizes = [row["rows"] for row in rows]
     for ax, (title, name, form, limits) in zip(axes.ravel(), COLUMNS[:6], strict=True):

@@ -283,8 +283,9 @@ def plot(tasks, path):
     from matplotlib.ticker import MaxNLocator
 
     from cbir_utils import plots
+    from cbir_utils.lessons.cells import use_style
 
-    plots.use_style()
+    use_style()
     shown = {name: task["approximate"] for name, task in tasks.items() if "approximate" in task and "1 thread" in name}
     panels = [(name, key) for name, points in shown.items() for key in ("recall@10", "P@10") if key in points[0]]
     figure, axes = plt.subplots(1, len(panels), figsize=(5.3 * len(panels), 5.6), layout="constrained", squeeze=False)

@@ -33,19 +33,20 @@ import numpy as np
 from door import attempts
 from PIL import Image
 
+from cbir_utils.artifacts.index_files import IndexFileError
+from cbir_utils.artifacts.store import ArtifactError
 from cbir_utils.datasets import DatasetError
 from cbir_utils.folders.files import UnreadableImageError, read_image
 from cbir_utils.folders.mnist import read_idx
-from cbir_utils.index import Index, IndexFileError
+from cbir_utils.index import Index
+from cbir_utils.lessons.tables import markdown_table
 from cbir_utils.methods.descriptors import oriented_gradients
-from cbir_utils.metrics import markdown_table
 from cbir_utils.retrieval.library import add_images
 from cbir_utils.retrieval.retriever import Retriever, run_data
 from cbir_utils.retrieval.sync import sync
 from cbir_utils.run import Run
 from cbir_utils.scale.engine import EngineError
 from cbir_utils.scale.workers import ShardError
-from cbir_utils.store import ArtifactError
 
 SENTENCES = (ArtifactError, DatasetError, UnreadableImageError, IndexFileError, EngineError, ShardError)
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "AVIF", "JPEG2000", "PPM")

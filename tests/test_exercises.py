@@ -14,7 +14,7 @@ import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
 from cbir_utils.datasets import Dataset, Split
-from cbir_utils.exercises import NotYet, check, stop_without_labels
+from cbir_utils.lessons.cells import NotYet, check, stop_without_labels
 from cbir_utils.runner.workshop import has_tag
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -154,7 +154,7 @@ def test_an_evaluation_without_pairs_of_one_class_ends_quietly(labels, told, cap
 
 def test_a_notebook_shows_one_line_instead_of_a_traceback(capsys):
     shell = InteractiveShell()
-    shell.run_cell("from cbir_utils.exercises import check\ncheck(lambda: answer, lambda a: a == 3, 'count again')")
+    shell.run_cell("from cbir_utils.lessons.cells import check\ncheck(lambda: answer, lambda a: a == 3, 'count again')")
     assert capsys.readouterr().out == "not yet: answer is not set; write your answer in the cell above and run it\n"
 
 

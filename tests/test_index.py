@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from cbir_utils.index import FORMAT, METRICS, SPARE, Hits, Index, IndexFileError
-from cbir_utils.store import read_sealed, sealed
+from cbir_utils.artifacts.files import read_sealed, sealed
+from cbir_utils.artifacts.index_files import FORMAT, IndexFileError
+from cbir_utils.index import METRICS, SPARE, Hits, Index
 
 EXACT = ("euclidean", "manhattan")  # on small whole numbers their float64 sums are exact, in whatever order
 
@@ -385,7 +386,7 @@ def test_a_save_that_is_killed_between_its_renames_leaves_one_of_the_two_indexes
             raise KeyboardInterrupt  # no handler of save's catches it
         replace(*paths)
 
-    monkeypatch.setattr("cbir_utils.index.os.replace", die)
+    monkeypatch.setattr("cbir_utils.artifacts.index_files.os.replace", die)
     with pytest.raises(KeyboardInterrupt):
         index.save(saved)
     monkeypatch.undo()
@@ -404,7 +405,7 @@ def test_a_reader_beside_a_writer_looks_again(saved, monkeypatch):
             looks.append(index.save(saved))
         return facts
 
-    monkeypatch.setattr("cbir_utils.index.read_sealed", replaced_meanwhile)
+    monkeypatch.setattr("cbir_utils.artifacts.index_files.read_sealed", replaced_meanwhile)
     assert len(Index.load(saved)) == 59
 
 
@@ -417,7 +418,7 @@ def test_an_index_that_cannot_be_written_leaves_the_old_one(saved, monkeypatch, 
 
     index = Index.load(saved).remove([0])
     name = {"faiss": "faiss.write_index", "json": "Path.write_text", "rename": "os.replace"}[fails]
-    monkeypatch.setattr(f"cbir_utils.index.{name}", full)
+    monkeypatch.setattr(f"cbir_utils.artifacts.index_files.{name}", full)
     with pytest.raises(IndexFileError, match="could not be written .*No space left on device.*; what was there before"):
         index.save(saved)
     monkeypatch.undo()
@@ -427,7 +428,9 @@ def test_an_index_that_cannot_be_written_leaves_the_old_one(saved, monkeypatch, 
 
 def test_a_file_that_no_longer_has_its_hash_is_refused_before_faiss_reads_it(saved, monkeypatch):
     saved.write_bytes(saved.read_bytes()[:-1])
-    monkeypatch.setattr("cbir_utils.index.faiss.read_index", lambda *_: pytest.fail("a damaged file was parsed"))
+    monkeypatch.setattr(
+        "cbir_utils.artifacts.index_files.faiss.read_index", lambda *_: pytest.fail("a damaged file was parsed")
+    )
     with pytest.raises(IndexFileError, match="is not the file that index.json describes"):
         Index.load(saved)
 

@@ -163,15 +163,6 @@ def test_fewer_queries_are_the_first_ones():
     np.testing.assert_array_equal(part["AP"], whole["AP"][:2])
 
 
-def test_the_table_has_a_dash_where_rankings_are_too_short():
-    row = metrics.summarize([{"P@1": np.ones(2), "R-precision": np.ones(2), "AP": np.ones(2)}], dataset([0], [0, 0]))
-    line = metrics.results_table([{"method": "deep", "distance": "cosine", **row}]).splitlines()[2]
-    assert (
-        line
-        == "| deep   | cosine   | 1.000 | –   | –     | 1.000       | 1.000 [1.000, 1.000] | 1     | –            |"
-    )
-
-
 def test_summarize_averages_the_queries_that_have_something_to_find():
     # Means: P@1 = (1 + 0 + 0 + 0 + 1) / 5;  R-precision = (1/2 + 2/3 + 0 + 1) / 4 = 13/24;
     # mAP = (5/6 + 23/36 + 1/4 + 1) / 4 = (98/36) / 4 = 49/72.

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from cbir_utils import plots
+from cbir_utils.lessons.cells import use_style
 from cbir_utils.names import LONGEST, plain, printable
 
 NASTY = (
@@ -24,7 +25,7 @@ def test_a_printable_name_can_be_shown_everywhere(name):
 def test_a_name_in_a_figure_is_drawn_as_it_is(name):
     figure, axes = plt.subplots(1, 2)
     image = np.zeros((4, 4, 1), np.uint8)
-    plots.use_style()
+    use_style()
     plots.show_image(axes[0], image, name)
     drawn = axes[0].title
     assert not drawn.get_usetex() and drawn._preprocess_math(drawn.get_text())[1] is False

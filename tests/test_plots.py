@@ -1,17 +1,14 @@
 """Figures: that they draw what they are given, that their numbers are right, that none touches the screen."""
 
-import base64
-import io
-
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from figures import CODES, IMAGES, RNG, nothing_is_shown, texts
-from PIL import Image
 from sklearn.metrics import roc_auc_score
 
-from cbir_utils import diagrams, plots
+from cbir_utils import plots
+from cbir_utils.lessons.cells import use_style
 from cbir_utils.training import History
 
 __all__ = ["nothing_is_shown"]
@@ -132,23 +129,9 @@ def test_metrics_chart_names_the_best_by_map_and_leaves_out_what_a_short_ranking
     assert drawn["mAP"].tolist() == [0.3, 0.6] and np.isnan(drawn["P@5"]).all()
 
 
-@pytest.mark.parametrize("colour", [False, True])
-def test_the_drawings_of_the_steps_take_any_image(colour):
-    images = np.repeat(IMAGES, 3, axis=3) if colour else IMAGES
-    steps = diagrams.retrieval_steps(images[:4], CODES[:4], images[4], CODES[4], images[5:10], np.arange(1.0, 6))
-    ranked = diagrams.ranked_codes(images[0], CODES[0], images[1:4], CODES[1:4], [1.0, 2.0, 8.0], [1, 2, 1437])
-    for figure in (steps, ranked):
-        plots.caption(figure, "below").canvas.draw()
-        assert "below" in texts(figure)
-    assert {"1.00", "5.00", "query"} <= set(texts(steps))
-    assert {"rank 1,437", "8.00", "Ranked by distance: the last image is 8.0 times as far as the first"} <= set(
-        texts(ranked)
-    )
-
-
 @pytest.mark.parametrize("width", [3.0, 5.0, 8.0])
 def test_a_caption_keeps_within_its_figure(width):
-    plots.use_style()
+    use_style()
     figure = plt.figure(figsize=(width, 3))
     long = "Each thumbnail stands at its code's place. No label was used: alike images came together."
     plots.caption(figure, long).canvas.draw()
@@ -157,40 +140,13 @@ def test_a_caption_keeps_within_its_figure(width):
     assert drawn.get_window_extent().x0 >= 0 and drawn.get_window_extent().x1 <= figure.bbox.width
 
 
-def test_a_figure_in_words_says_its_titles_its_axes_and_its_caption():
-    figure, ax = plt.subplots()
-    figure.suptitle("Two\nlines.")
-    ax.set(title="mAP .5", xlabel="epoch", ylabel="loss")
-    plots.caption(figure, "Look here.")
-    assert plots.described(figure) == "Two lines. mAP .5. loss against epoch. Look here"
-
-
-def test_a_notebook_keeps_a_figure_as_a_small_png_with_words():
-    figure, ax = plt.subplots(figsize=(4, 3))
-    ax.set_title("mAP .5")
-    kept, words = plots._with_words(figure)
-    image = Image.open(io.BytesIO(base64.b64decode(kept["image/png"])))
-    assert image.width == pytest.approx(4 * 110, rel=0.25) and image.mode == "P"
-    assert words == {"image/png": {"alt": "mAP .5"}}
-
-
 def test_other_figures_draw(tmp_path):
     three = plots.codes_on_three_axes(CODES[:, :3], np.arange(20) % 2, ("0", "1"))
     assert {"20 codes of three numbers", "x", "y", "z"} <= set(texts(three))
-    path = plots.interpolation([IMAGES[:3], IMAGES[3:6]], ["pixels", "codes"], IMAGES[6:8])
     many = plots.several_queries(IMAGES[:2], [IMAGES[2:4]] * 2, [[1, 2]] * 2, [[True, False]] * 2, ["a", "b"])
-    one = plots.interpolation([IMAGES[:3]], ["codes"], IMAGES[6:8])
-    for figure in (three, path, many, one):
+    for figure in (three, many):
         figure.savefig(tmp_path / "figure.png")
         assert (tmp_path / "figure.png").stat().st_size > 1000
-
-
-def test_the_style_is_used_only_when_asked():
-    with plt.rc_context():
-        matplotlib.rcdefaults()
-        assert plt.rcParams["image.interpolation"] != "nearest"
-        plots.use_style()
-        assert plt.rcParams["image.interpolation"] == "nearest"
 
 
 def test_strips_show_each_row_with_its_title():

@@ -9,6 +9,7 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
+from cbir_utils.artifacts.store import ArtifactError
 from cbir_utils.explorer.answers import Answer, map_codes
 from cbir_utils.explorer.drawing import measure_hand
 from cbir_utils.explorer.pictures import original, sprite, thumbnail
@@ -22,7 +23,6 @@ from cbir_utils.names import printable
 from cbir_utils.plots import short
 from cbir_utils.retrieval.query import path_of, usual_distance
 from cbir_utils.retrieval.retriever import ELSEWHERE, Retriever, available_methods
-from cbir_utils.store import ArtifactError
 
 #: Images on one page of the whole collection.
 PER_PAGE = 60

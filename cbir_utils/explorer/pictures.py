@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from cbir_utils.artifacts.files import atomic_path
 from cbir_utils.folders.files import UnreadableImageError, data_url, preview
 from cbir_utils.names import printable
 from cbir_utils.retrieval.query import path_of
-from cbir_utils.store import atomic_path
 
 #: The longer side of a thumbnail, of an opened original, and of an image on the map, in pixels.
 THUMBNAIL, ORIGINAL, SMALL = 256, 1600, 40

@@ -14,9 +14,9 @@ from typing import NamedTuple
 import numpy as np
 from tqdm.auto import tqdm
 
+from cbir_utils.artifacts.files import atomic_path, read_sealed, sealed, sha256, write_json
 from cbir_utils.datasets import Dataset, DatasetError, Split, dataset_name
 from cbir_utils.folders.files import image_or_reason
-from cbir_utils.store import atomic_path, read_sealed, sealed, sha256, write_json
 
 #: Of a folder with more images than this, so many are the queries.
 MAX_QUERIES = 10_000

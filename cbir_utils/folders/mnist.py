@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from cbir_utils.artifacts.files import atomic_path
 from cbir_utils.datasets import DIGIT_NAMES, DatasetError, make_dataset
-from cbir_utils.store import atomic_path
 
 FASHION_NAMES = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",

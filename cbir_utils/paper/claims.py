@@ -10,8 +10,8 @@ import numpy as np
 from scipy.stats import binomtest, permutation_test
 
 from cbir_utils import metrics
+from cbir_utils.artifacts.store import ArtifactError
 from cbir_utils.paper.evidence import COMPARED, FAILS, HOLDS, IN_PART
-from cbir_utils.store import ArtifactError
 
 PACKAGE = Path(__file__).resolve().parents[1]
 

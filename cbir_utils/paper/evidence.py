@@ -11,11 +11,11 @@ import jinja2
 import numpy as np
 
 from cbir_utils import metrics
+from cbir_utils.artifacts.store import ArtifactError
 from cbir_utils.datasets import DatasetError
 from cbir_utils.index import Index
 from cbir_utils.methods import descriptors
 from cbir_utils.retrieval.retriever import run_data
-from cbir_utils.store import ArtifactError
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -15,11 +15,11 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from cbir_utils import metrics
+from cbir_utils.artifacts.store import ArtifactError, package_versions
 from cbir_utils.datasets import Split, load_dataset, scale
 from cbir_utils.index import Index
 from cbir_utils.models import build_convolutional, keras
 from cbir_utils.paper.claims import gain
-from cbir_utils.store import ArtifactError, package_versions
 from cbir_utils.training import LOSSES, History, encode, fit, train_epoch
 
 #: How the same training is repeated: whether on one core, and TensorFlow's switch for oneDNN.

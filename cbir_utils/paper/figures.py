@@ -10,12 +10,12 @@ import numpy as np
 from scipy.spatial.distance import cdist
 
 from cbir_utils import metrics
+from cbir_utils.artifacts.store import ArtifactError
 from cbir_utils.datasets import scale
 from cbir_utils.distances import pair_distances
 from cbir_utils.models import Autoencoder
 from cbir_utils.paper.claims import share
 from cbir_utils.paper.evidence import FAILS, HOLDS, IN_PART
-from cbir_utils.store import ArtifactError
 from cbir_utils.training import LOSSES, decode, encode, load_model, reconstruct
 
 

@@ -12,12 +12,12 @@ from pathlib import Path
 
 from markupsafe import Markup, escape
 
-from cbir_utils.metrics import markdown_table
+from cbir_utils.artifacts.store import ArtifactError
+from cbir_utils.lessons.tables import markdown_table
 from cbir_utils.paper.claims import claims, paired_tests
 from cbir_utils.paper.commit import current_commit
 from cbir_utils.paper.evidence import FAILS, HOLDS, IN_PART, ROOT, TEMPLATES, UNKNOWN, Evidence
 from cbir_utils.paper.figures import equations, figures
-from cbir_utils.store import ArtifactError
 
 
 def write_report(run):

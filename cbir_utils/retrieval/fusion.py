@@ -5,10 +5,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from cbir_utils.artifacts.store import ArtifactError
 from cbir_utils.index import Hits
 from cbir_utils.methods import descriptors
 from cbir_utils.methods.manifold import DiffusionMap, fuse
-from cbir_utils.store import ArtifactError
 
 
 class Look(NamedTuple):

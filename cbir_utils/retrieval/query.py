@@ -9,11 +9,11 @@ import numpy as np
 from jinja2 import Environment, PackageLoader
 
 from cbir_utils import plots
+from cbir_utils.artifacts.files import atomic_path
 from cbir_utils.folders.duplicates import groups_of, near_duplicates
 from cbir_utils.folders.files import UnreadableImageError, data_url, preview, read_image
 from cbir_utils.names import printable
 from cbir_utils.retrieval.retriever import ELSEWHERE, Retriever, fit_query
-from cbir_utils.store import atomic_path
 
 #: The share of database images whose nearest other is within the limit that ``max_distance="auto"`` means.
 ALIKE = 0.99
@@ -76,7 +76,7 @@ def query_file(
     ]
     drawn = None
     if len(rows):
-        drawn = _draw(run, file, picture, plots.query_and_hits, searched, retriever.images[rows], distances)
+        drawn = _draw(run, file, picture, searched, retriever.images[rows], distances)
     how = {"method": retriever.method, "metric": metric, "encoder": retriever.encoder_hash, "images": len(retriever)}
     ground = {"negative": searched is not image, "background": "light" if data.light else "dark"}
     answer = {"query": printable(file), **ground, **how, "hits": found, "picture": drawn and str(drawn)}
@@ -87,7 +87,7 @@ def query_file(
     return answer
 
 
-def _draw(run, file, picture, draw, *what):
+def _draw(run, file, picture, *what):
     """Draw a query and its hits where the user says, or else into the run; returns the picture's path.
 
     In the run, queries of one name from two folders have a picture each. Where it cannot be written there (the results
@@ -95,9 +95,11 @@ def _draw(run, file, picture, draw, *what):
     """
     mark = hashlib.sha256(os.path.abspath(file).encode("utf-8", "surrogateescape")).hexdigest()[:8]
     drawn = Path(picture or run.path(f"queries/{printable(Path(file).stem)[:40]}_{mark}.png"))
-    plots.use_style()
-    with nullcontext() if picture else suppress(OSError), atomic_path(drawn) as partial:
-        draw(*what).savefig(partial)
+    with plots.plt.style.context(plots.STYLE), nullcontext() if picture else suppress(OSError):
+        figure = plots.query_and_hits(*what)
+        with atomic_path(drawn) as partial:
+            figure.savefig(partial)
+        plots.plt.close(figure)
     return drawn if drawn.exists() else None
 
 

@@ -9,6 +9,7 @@ from functools import cached_property, partial
 
 import numpy as np
 
+from cbir_utils.artifacts.store import ArtifactError
 from cbir_utils.codes import checked_k, unit_length
 from cbir_utils.datasets import is_light, load_dataset, scale
 from cbir_utils.index import Hits, Index
@@ -16,7 +17,6 @@ from cbir_utils.methods import descriptors
 from cbir_utils.methods.words import VisualWords
 from cbir_utils.retrieval.fusion import Fusion
 from cbir_utils.retrieval.notes import library
-from cbir_utils.store import ArtifactError
 
 #: What the network's codes beside HOG, and their map, need.
 FUSION = ("taught/encoder.keras", "joint/edges.npz", "manifold/diffusion_map.npz")

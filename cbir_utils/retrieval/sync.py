@@ -6,11 +6,11 @@ from typing import NamedTuple
 import numpy as np
 from tqdm.auto import tqdm
 
+from cbir_utils.artifacts.store import ArtifactError
 from cbir_utils.folders.files import image_or_reason
 from cbir_utils.folders.folder import list_files, save_rejects
 from cbir_utils.retrieval.library import add_images, content_of, contents
 from cbir_utils.retrieval.notes import LIBRARY, library
-from cbir_utils.store import ArtifactError
 
 #: Held by whoever changes it, from its reading to its writing.
 LOCK = ".library.lock"

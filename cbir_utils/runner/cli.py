@@ -12,14 +12,14 @@ from contextlib import suppress
 from itertools import takewhile
 from pathlib import Path
 
+from cbir_utils.artifacts.store import ArtifactError
 from cbir_utils.datasets import folder_kind, load_dataset
 from cbir_utils.folders.folder import pack_folder, save_rejects
-from cbir_utils.metrics import results_table
+from cbir_utils.lessons.tables import results_table
 from cbir_utils.names import printable
 from cbir_utils.run import Run
 from cbir_utils.runner import notebooks
 from cbir_utils.runner.notebooks import NotebookFailed, UsageError
-from cbir_utils.store import ArtifactError
 
 
 def run(arguments):

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import yaml
 
+from cbir_utils.artifacts.files import partial_path
+from cbir_utils.artifacts.store import ArtifactError, machine, package_versions
 from cbir_utils.paper.commit import current_commit
-from cbir_utils.store import ArtifactError, machine, package_versions, partial_path
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = ROOT / "notebooks"

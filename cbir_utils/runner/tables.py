@@ -3,10 +3,9 @@
 import re
 from pathlib import Path
 
-from cbir_utils.methods.tables import binary_table, family_table
-from cbir_utils.metrics import markdown_table, results_table
+from cbir_utils.artifacts.files import atomic_path
+from cbir_utils.lessons.tables import binary_table, family_table, markdown_table, results_table
 from cbir_utils.run import Run
-from cbir_utils.store import atomic_path
 
 #: The tables of one dataset: the artifact that each comes from, and the function that draws it.
 TABLES = {

@@ -4,7 +4,7 @@ import re
 
 import nbformat
 
-from cbir_utils.store import atomic_path
+from cbir_utils.artifacts.files import atomic_path
 
 #: What stands in the place of a solution.
 PROMPT = "# your answer here"

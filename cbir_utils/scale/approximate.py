@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
+from cbir_utils.artifacts.index_files import IndexFileError, read_index, write_index
 from cbir_utils.codes import checked_codes, checked_k, own_rows, rows_of, unit_length
-from cbir_utils.index import Hits, Index, IndexFileError, measured, nearest_first, read_index, without, write_index
+from cbir_utils.index import Hits, Index, measured, nearest_first, without
 from cbir_utils.scale.kinds import Searched, bytes_per_row, check_settings, choose_kind, trained
 from cbir_utils.scale.recall import all_codes, cheapest, exact_search, reader
 

@@ -14,7 +14,7 @@ from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
-from cbir_utils.store import sha256
+from cbir_utils.artifacts.files import sha256
 
 SEAL = "seal.json"
 

@@ -18,12 +18,13 @@ from typing import NamedTuple
 import numpy as np
 from tqdm.auto import tqdm
 
+from cbir_utils.artifacts.files import atomic_path, sha256, write_json
+from cbir_utils.artifacts.store import ArtifactError
 from cbir_utils.datasets import DatasetError, folder_kind, load_dataset
 from cbir_utils.folders.files import image_or_reason
 from cbir_utils.folders.folder import list_files, save_rejects
 from cbir_utils.run import Run
 from cbir_utils.scale.workers import ShardError, encoded, parquet
-from cbir_utils.store import ArtifactError, atomic_path, sha256, write_json
 
 #: Of the shards and their manifest.
 FORMAT = 3

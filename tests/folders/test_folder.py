@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cbir_utils.artifacts.files import sealed
 from cbir_utils.datasets import DatasetError, folder_kind, is_light, load_dataset
 from cbir_utils.folders import folder as module
 from cbir_utils.folders.folder import list_files, pack_folder, read_folder, save_rejects
-from cbir_utils.store import sealed
 
 DATA_HOME = os.environ.get("CBIR_DATA_HOME")
 NO_IMAGE = "not an image (PNG, JPEG, GIF, BMP, TIFF, WebP, AVIF, JPEG 2000 or PPM)"

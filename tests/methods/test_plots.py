@@ -10,7 +10,6 @@ from figures import nothing_is_shown, texts
 
 from cbir_utils.methods import plots
 from cbir_utils.methods.corruptions import CORRUPTIONS
-from cbir_utils.methods.tables import family_table
 from cbir_utils.training import History
 
 __all__ = ["nothing_is_shown"]
@@ -18,15 +17,6 @@ __all__ = ["nothing_is_shown"]
 
 def result(method, quality, **more):
     return {"method": method, "mAP": quality, "mAP_interval": [quality - 0.01, quality + 0.01], "P@5": 0.9, **more}
-
-
-def test_a_table_of_few_images_has_dashes_for_what_their_rankings_lack():
-    measured = {"P@1": 0.9, "R-precision": 0.5, "bytes_per_image": 512, "train_seconds": 3.0, "trainings": 3}
-    row = {**result("sparse", 0.6, weights=1234, reconstruction_error=None, collapsed=1), **measured}
-    del row["P@5"]
-    cells = [cell.strip() for cell in family_table([row]).splitlines()[2].strip("|").split("|")]
-    assert cells[:6] == ["sparse", "0.900", "–", "–", "0.500", "0.600 [0.590, 0.610]"]
-    assert cells[6:] == ["1,234", "512", "3", "–", "1 of 3"]
 
 
 def test_reconstruction_against_retrieval_names_the_best_of_each():

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from cbir_utils import metrics
+from cbir_utils.artifacts.store import ArtifactError
 from cbir_utils.datasets import Split
 from cbir_utils.paper import evidence as module
 from cbir_utils.paper.claims import five_hits
 from cbir_utils.paper.evidence import UNKNOWN, Evidence
-from cbir_utils.store import ArtifactError
 
 
 @pytest.fixture

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cbir_utils.artifacts.store import ArtifactError
 from cbir_utils.datasets import load_dataset
 from cbir_utils.retrieval.library import Added, add_folder, add_images
 from cbir_utils.retrieval.query import query_file
 from cbir_utils.retrieval.retriever import Retriever
 from cbir_utils.run import Run
-from cbir_utils.store import ArtifactError
 
 NAMES = ["a.png", "b.png", "c.png", "d.png", "e.png"]
 NEW = load_dataset("shapes", seed=9).queries.images[:5]

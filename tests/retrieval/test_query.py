@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cbir_utils.artifacts.store import ArtifactError
 from cbir_utils.datasets import load_dataset
 from cbir_utils.folders.files import UnreadableImageError
 from cbir_utils.retrieval.query import duplicates, query_file, usual_distance
 from cbir_utils.retrieval.retriever import Retriever
 from cbir_utils.run import Run
-from cbir_utils.store import ArtifactError
 
 
 @pytest.fixture

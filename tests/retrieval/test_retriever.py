@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cbir_utils.artifacts.store import ArtifactError
 from cbir_utils.datasets import Split, load_dataset
 from cbir_utils.index import Index
 from cbir_utils.methods import descriptors
@@ -14,7 +15,6 @@ from cbir_utils.methods.distortion import CANDIDATES, distortion
 from cbir_utils.retrieval.learn import learn_fused
 from cbir_utils.retrieval.retriever import UNTAUGHT, Retriever, available_methods, fit_query, load_encoder, run_data
 from cbir_utils.run import Run
-from cbir_utils.store import ArtifactError
 
 LEARNED = ("matched", "fused", "manifold", "taught", "joint")
 BY_CODE = LEARNED[1:]

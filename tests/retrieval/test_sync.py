@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cbir_utils.artifacts.store import ArtifactError
 from cbir_utils.folders.folder import pack_folder
 from cbir_utils.retrieval.library import add_folder
 from cbir_utils.retrieval.retriever import Retriever, run_data
 from cbir_utils.retrieval.sync import Synced, remove, sync
 from cbir_utils.run import Run
-from cbir_utils.store import ArtifactError
 
 QUIET = Synced(0, 0, 0, 0, False)
 

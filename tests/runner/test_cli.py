@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from cbir_utils.artifacts.store import ArtifactError
 from cbir_utils.datasets import load_dataset
 from cbir_utils.folders.folder import pack_folder
 from cbir_utils.paper import experiments
 from cbir_utils.run import Run
 from cbir_utils.runner import cli
 from cbir_utils.runner.notebooks import ROOT, select_notebooks
-from cbir_utils.store import ArtifactError
 
 
 def test_a_run_is_the_paper_s_system_without_the_primer():

@@ -2,9 +2,9 @@
 
 import pytest
 
+from cbir_utils.artifacts.store import ArtifactError
 from cbir_utils.run import Run
 from cbir_utils.runner.tables import update_tables
-from cbir_utils.store import ArtifactError
 
 
 def row(method="pixels", **change):

@@ -13,7 +13,8 @@ import pytest
 from contract import METRICS, Contract, full_disk
 from threadpoolctl import threadpool_limits
 
-from cbir_utils.index import FORMAT, Hits, Index, IndexFileError
+from cbir_utils.artifacts.index_files import FORMAT, IndexFileError
+from cbir_utils.index import Hits, Index
 from cbir_utils.scale.approximate import ApproximateIndex, bytes_per_row, choose_kind, load_index, make_index
 from cbir_utils.scale.kinds import KINDS
 from cbir_utils.scale.recall import exact_search

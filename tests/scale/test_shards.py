@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from cbir_utils.artifacts.files import sha256
 from cbir_utils.datasets import load_dataset
 from cbir_utils.folders.files import read_image
 from cbir_utils.folders.folder import read_folder
@@ -23,7 +24,6 @@ from cbir_utils.models import keras
 from cbir_utils.scale import shards as scale
 from cbir_utils.scale import workers
 from cbir_utils.scale.shards import Encoded, ShardError, encode_shards, load_codes, read_shards
-from cbir_utils.store import sha256
 from cbir_utils.training import encode
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cbir_utils.store import ArtifactError, Store, atomic_path, sha256, write_json
+from cbir_utils.artifacts.files import atomic_path, sha256, write_json
+from cbir_utils.artifacts.store import ArtifactError, Store
 
 ROWS = np.arange(12, dtype=np.float32).reshape(4, 3)
 
@@ -115,7 +116,7 @@ def test_a_process_killed_in_the_middle_of_a_save_leaves_a_file_that_is_still_kn
             raise Killed
         os.rename(source, target)
 
-    monkeypatch.setattr("cbir_utils.store.os.replace", killed)
+    monkeypatch.setattr("cbir_utils.artifacts.store.os.replace", killed)
     with pytest.raises(Killed):
         store.save_json("metrics.json", ["new"])
     monkeypatch.undo()
@@ -267,7 +268,7 @@ def test_an_invalid_manifest_is_refused_and_not_overwritten(store, text, what):
 
 HOLD = """
 import sys
-from cbir_utils.store import Store
+from cbir_utils.artifacts.store import Store
 
 with Store(sys.argv[1]).exclusive():
     print("held", flush=True)

@@ -1,17 +1,13 @@
-"""Files that appear whole or not at all, and a folder of them whose hashes stand in its manifest.
-
-Nothing is ever unpickled.
-"""
+"""A folder of files whose hashes stand in its manifest."""
 
 import fcntl
-import hashlib
 import json
 import os
 import platform
-import secrets
 import shlex
+import shutil
 import sys
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from functools import cache
 from importlib import metadata
@@ -19,7 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cbir_utils.chapters import made_by
+from cbir_utils.artifacts.chapters import made_by
+from cbir_utils.artifacts.files import partial_path, read_sealed, sealed, sha256, write_json, write_npy
 
 #: The packages whose versions can change a result, noted in the manifest.
 PACKAGES = ("tensorflow", "keras", "numpy", "scipy", "scikit-learn", "faiss-cpu", "pillow", "matplotlib")
@@ -27,62 +24,6 @@ PACKAGES = ("tensorflow", "keras", "numpy", "scipy", "scikit-learn", "faiss-cpu"
 
 class ArtifactError(RuntimeError):
     """A run's file is missing, damaged or another's; the message names it and the command that makes it anew."""
-
-
-@contextmanager
-def partial_path(path):
-    """Yield a temporary path beside ``path``, with the same ending; whatever is left of it is deleted at the end."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".partial-{os.getpid()}-{secrets.token_hex(4)}-{path.name[-60:]}")
-    try:
-        yield partial
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-@contextmanager
-def atomic_path(path):
-    """Yield a temporary path beside ``path``; rename it to ``path`` if the block succeeds, delete it if not.
-
-    The temporary name keeps the ending of ``path`` (Keras and Matplotlib choose their format by it).
-    """
-    with partial_path(path) as partial:
-        yield partial
-        os.replace(partial, path)
-
-
-def sha256(path):
-    """The SHA-256 of a file's bytes, as 64 hexadecimal digits."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write_json(path, value):
-    """Write ``value`` to ``path`` as indented JSON, atomically."""
-    with atomic_path(path) as partial:
-        partial.write_text(json.dumps(value, indent=2) + "\n")
-
-
-def sealed(facts):
-    """A dict with the SHA-256 of what it says as its ``"seal"``, so that a damaged byte of its JSON file is noticed."""
-    facts = {name: value for name, value in facts.items() if name != "seal"}
-    return {**facts, "seal": hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()}
-
-
-def read_sealed(path):
-    """The dict in a JSON file that was written with :func:`sealed`; a ValueError says what is wrong with it."""
-    path = Path(path)
-    try:
-        facts = json.loads(path.read_text())
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path.name} is no JSON that can be read") from error
-    if not isinstance(facts, dict) or "seal" not in facts:
-        raise ValueError(f"{path.name} was made by an older version, or is damaged")
-    if sealed(facts) != facts:
-        raise ValueError(f"{path.name} differs from its own hash")
-    del facts["seal"]
-    return facts
 
 
 class Store:
@@ -146,6 +87,30 @@ class Store:
         """Save ``value`` as JSON."""
         with self.writing(name) as partial:
             partial.write_text(json.dumps(value, indent=2) + "\n")
+
+    def add_rows(self, name, rows, keys):
+        """Put rows, dated today, into the table ``name``; they replace those with the same ``keys``. Returns them."""
+        today = datetime.now(UTC).date().isoformat()
+        rows = [{**row, "measured": today} for row in rows]
+        with self.locked(), partial_path(self.path(name)) as partial:
+            known = self._known_rows(name, keys)
+            table = {tuple(row[key] for key in keys): row for row in [*known, *rows]}
+            partial.write_text(json.dumps(list(table.values()), indent=2) + "\n")
+            self._publish({name: partial})
+        return rows
+
+    def keep_index(self, method, index):
+        """Save an index of a method's codes, as ``<method>/index.faiss`` and ``index.json``."""
+        described, rows = (f"{method}/index.{ending}" for ending in ("json", "faiss"))
+        with self.writing(described, rows) as (facts, partial):
+            beside = partial.with_suffix(".json")
+            try:
+                with suppress(FileNotFoundError):  # so that the new description names the rows of before as well
+                    shutil.copyfile(self.path(described), beside)
+                index.save(partial)
+                os.replace(beside, facts)
+            finally:
+                beside.unlink(missing_ok=True)
 
     def record(self, **facts):
         """Merge facts into the manifest: ``record(profile="paper", steps={"02_train_autoencoder": {...}})``.
@@ -247,8 +212,46 @@ class Store:
         except (ValueError, RecursionError) as error:
             raise self._error(name, "is not valid JSON") from error
 
+    def _known_rows(self, name, keys):
+        """The rows of a table, whatever its hash: rows are kept as long as they can be read."""
+        if not self.path(name).exists():
+            return []
+        try:
+            rows = json.loads(self.path(name).read_text())
+            return [row for row in rows if [row[key] for key in keys]]
+        except (ValueError, TypeError, KeyError) as error:
+            raise ArtifactError(f"{self.path(name)} is damaged; delete it and run {self.remedy(name)}") from error
+
     def _error(self, name, what):
         return ArtifactError(f"{self.path(name)} {what}; make it anew with {self.remedy(name)}")
+
+    # -- which data ------------------------------------------------------------------------------------
+
+    def same_data(self, content_hash):
+        """Make sure that the run's files come from these data; the first call notes the dataset's content hash."""
+        known = self.manifest.get("content_hash")
+        if known is None:
+            self.record(content_hash=content_hash)
+        elif known != content_hash:
+            raise ArtifactError(
+                f"{self.folder} was made from other data (hash {known[:12]}…, not {content_hash[:12]}…); start anew "
+                f"with {self.command('01', '05')}, or choose another folder with --results"
+            )
+
+    def belongs_to(self, source, content_hash):
+        """Note the dataset's name, or its folder's whole path, and its content hash; other data's files count no more.
+
+        Another folder of the same name, with other images, is refused.
+        """
+        source, known = str(source), self.manifest
+        noted, same_content = known.get("source", source), known.get("content_hash") == content_hash
+        if noted != source and not same_content:
+            raise ArtifactError(
+                f"{self.folder} belongs to {noted}, and {source} holds other images; choose another folder with "
+                "--results"
+            )
+        moved = same_content and not Path(noted).exists()
+        self.record(source=source if moved else noted, content_hash=content_hash)
 
     # -- one run at a time ----------------------------------------------------------------------------
 
@@ -276,12 +279,6 @@ class Store:
                 if not _is_alive(partial.name.split("-")[1]):
                     partial.unlink(missing_ok=True)
             yield
-
-
-def write_npy(path, array):
-    """Write an array as ``.npy``, without pickling."""
-    with open(path, "wb") as file:
-        np.save(file, np.asarray(array), allow_pickle=False)
 
 
 def _is_alive(process):

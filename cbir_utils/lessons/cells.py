@@ -1,7 +1,42 @@
-"""What lessons need besides their subject: exercises that check themselves, and an end where labels are missing.
+"""What the cells of every lesson call: the style of figures, checks of exercises, an end where labels are missing.
 
 An exercise is three cells: the task (Markdown), a cell tagged ``solution``, and one tagged ``check``.
 """
+
+import base64
+import io
+import warnings
+
+import matplotlib.pyplot as plt
+from IPython.core.interactiveshell import InteractiveShell
+from matplotlib.figure import Figure
+from PIL import Image
+
+from cbir_utils.plots import STYLE
+
+
+def use_style():
+    """Use the project's figure style from here on in this notebook, and keep its figures with alternative texts."""
+    plt.style.use(STYLE)
+    warnings.filterwarnings("ignore", "Glyph .* missing from")  # names in other scripts show boxes; once is enough
+    if InteractiveShell.initialized():
+        InteractiveShell.instance().display_formatter.mimebundle_formatter.for_type(Figure, _with_words)
+
+
+def _with_words(figure):
+    """A figure as a notebook keeps it: a PNG of 110 dots per inch and 128 colours, and its alternative text."""
+    drawn, kept = io.BytesIO(), io.BytesIO()
+    figure.savefig(drawn, dpi=110, bbox_inches="tight")
+    Image.open(drawn).convert("RGB").quantize(128, dither=Image.Dither.NONE).save(kept, "png", optimize=True)
+    return {"image/png": base64.b64encode(kept.getvalue()).decode()}, {"image/png": {"alt": described(figure)}}
+
+
+def described(figure):
+    """What a figure says, in words: its titles, the axes' names and the caption, for those who hear the page."""
+    said = [figure.get_suptitle()]
+    for ax in figure.axes[:4]:
+        said += [ax.get_title(), " against ".join(filter(None, [ax.get_ylabel(), ax.get_xlabel()]))]
+    return ". ".join(" ".join(text.split()).rstrip(".") for text in [*said, figure.get_supxlabel()] if text.strip())
 
 
 class NotYet(AssertionError):

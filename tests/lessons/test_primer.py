@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from figures import IMAGES, RNG, nothing_is_shown, texts
 
-from cbir_utils import primer
+from cbir_utils.lessons import primer
 
 __all__ = ["nothing_is_shown"]
 
