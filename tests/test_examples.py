@@ -6,7 +6,8 @@ import importlib
 import pytest
 
 #: The modules of the core whose functions carry an example.
-WITH_EXAMPLES = ("chapters", "codes", "datasets", "exercises", "index", "metrics", "training")
+WITH_EXAMPLES = ("codes", "datasets", "index", "metrics", "training")
+WITH_EXAMPLES += ("artifacts.chapters", "lessons.cells", "lessons.tables")
 
 
 @pytest.mark.parametrize("name", WITH_EXAMPLES)

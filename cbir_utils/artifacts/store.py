@@ -1,6 +1,5 @@
 """A folder of files whose hashes stand in its manifest."""
 
-import fcntl
 import json
 import os
 import platform
@@ -17,13 +16,10 @@ import numpy as np
 
 from cbir_utils.artifacts.chapters import made_by
 from cbir_utils.artifacts.files import partial_path, read_sealed, sealed, sha256, write_json, write_npy
+from cbir_utils.artifacts.locks import ArtifactError, locked
 
 #: The packages whose versions can change a result, noted in the manifest.
 PACKAGES = ("tensorflow", "keras", "numpy", "scipy", "scikit-learn", "faiss-cpu", "pillow", "matplotlib")
-
-
-class ArtifactError(RuntimeError):
-    """A run's file is missing, damaged or another's; the message names it and the command that makes it anew."""
 
 
 class Store:
@@ -125,14 +121,9 @@ class Store:
         with self.locked():
             self._note_files({name: self.path(name) for name in names})
 
-    @contextmanager
     def locked(self, name=".manifest.lock"):
         """Hold a lock file, waiting for it: whoever changes a shared file does so from its reading to its writing."""
-        path = self.path(name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
+        return locked(self.path(name))
 
     def _publish(self, partials, **facts):
         """Note the hashes of temporary files, ``{name: path}``, and rename them to their names.
@@ -252,42 +243,6 @@ class Store:
             )
         moved = same_content and not Path(noted).exists()
         self.record(source=source if moved else noted, content_hash=content_hash)
-
-    # -- one run at a time ----------------------------------------------------------------------------
-
-    @contextmanager
-    def exclusive(self):
-        """Hold this results folder for one run; raises :class:`ArtifactError` at once if another run holds it.
-
-        The lock belongs to the process and goes with it, however it ends.
-        """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.path(".run.lock")
-        with open(path, "a+") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                lock.seek(0)
-                raise ArtifactError(
-                    f"another run (process {lock.read().strip() or 'unknown'}) is writing to {self.folder}; "
-                    "wait for it to end, or choose another folder with --results"
-                ) from None
-            lock.truncate(0)
-            lock.write(str(os.getpid()))
-            lock.flush()
-            for partial in self.folder.rglob(".partial-*"):  # what killed processes left
-                if not _is_alive(partial.name.split("-")[1]):
-                    partial.unlink(missing_ok=True)
-            yield
-
-
-def _is_alive(process):
-    """Whether a process, named by its number, is running."""
-    try:
-        os.kill(int(process), 0)
-    except (ValueError, OSError) as error:
-        return isinstance(error, PermissionError)  # somebody else's
-    return True
 
 
 def _log(verb, name, file_hash):

@@ -102,7 +102,7 @@ def read_folder(folder, *, size=None, channels=None, path=None, without=None):
     names, rejects = list_files(folder, without=without)
     ids, rejects = [], list(rejects)
     # Warning filters belong to the whole process, so this stands around the threads, never inside one.
-    with warnings.catch_warnings(action="ignore"), _silent_decoders(), ThreadPoolExecutor(os.cpu_count()) as pool:
+    with warnings.catch_warnings(action="ignore"), quiet(), ThreadPoolExecutor(os.cpu_count()) as pool:
         if channels is None:
             channels = 3 if _in_colour(folder, names, pool) else 1
         size = size or (GREY_SIZE if channels == 1 else COLOUR_SIZE)
@@ -131,8 +131,8 @@ def read_folder(folder, *, size=None, channels=None, path=None, without=None):
 
 
 @contextmanager
-def _silent_decoders():
-    """Spare the reader what libtiff says of damaged files on file descriptor 2; the progress bar still gets there."""
+def quiet():
+    """Spare the reader what a library's C part says on file descriptor 2; Python's own lines still get there."""
     with open(os.dup(2), "w") as terminal, open(os.devnull, "w") as nowhere, redirect_stderr(terminal):
         os.dup2(nowhere.fileno(), 2)
         try:

@@ -12,6 +12,7 @@ from contextlib import suppress
 from itertools import takewhile
 from pathlib import Path
 
+from cbir_utils.artifacts.locks import exclusive
 from cbir_utils.artifacts.store import ArtifactError
 from cbir_utils.datasets import folder_kind, load_dataset
 from cbir_utils.folders.folder import pack_folder, save_rejects
@@ -40,7 +41,7 @@ def run(arguments):
     options = {"size": arguments.size, "labels": arguments.labels}
     seed = next(iter(parameters.values())).get("seed", 0)
     data = None if kind == "images" else load_dataset(source, seed=seed, **options)
-    with project_run.exclusive():
+    with exclusive(project_run.folder):
         data = data or _pack(source, project_run, **options)
         project_run.belongs_to(source, data.content_hash)
         project_run.record(profile=arguments.profile, **options)
@@ -248,7 +249,7 @@ def measure(arguments):
     project_run, data = _finished_run(arguments.results)
     if arguments.experiment == "guided" and data.database.labels is None:
         raise UsageError(f"{data.name} has no labels, so there is nothing to judge the trainings by")
-    with project_run.exclusive():
+    with exclusive(project_run.folder):
         if arguments.experiment == "machines":
             experiments.sensitivity(project_run)
         else:

@@ -2,10 +2,8 @@
 
 import numpy as np
 
-from cbir_utils.plots import CLASS_COLOURS, GREY
-
-#: Marker, line and colour of each curve.
-LOOKS = list(zip("osD^v", ("-", "--", "-.", ":", "-"), CLASS_COLOURS, strict=False))
+from cbir_utils.methods.plots import LOOKS
+from cbir_utils.plots import GREY
 
 
 def memory_by_kind(ax, sizes, needed, chosen, budget):
@@ -13,11 +11,9 @@ def memory_by_kind(ax, sizes, needed, chosen, budget):
 
     ``needed`` maps a kind to its bytes at each of ``sizes``; ``chosen`` names the kind at each size (``None``: none).
     """
-    for (kind, bytes_), (marker, style, colour) in zip(needed.items(), LOOKS, strict=False):
-        gigabytes = np.asarray(bytes_) / 1e9
-        ax.plot(sizes, gigabytes, linestyle=style, color=colour, label=kind)
+    for (kind, bytes_), look in zip(needed.items(), LOOKS, strict=False):
         at = [place for place, name in enumerate(chosen) if name == kind]
-        ax.plot(np.asarray(sizes)[at], gigabytes[at], marker, color=colour, markersize=9)
+        ax.plot(sizes, np.asarray(bytes_) / 1e9, label=kind, markevery=at, markersize=9, **look)
     ax.axhline(budget / 1e9, color=GREY, linestyle=":")
     ax.annotate(
         f"budget {budget / 1e9:.1f} GB", (sizes[0], budget / 1e9), (0, 5), textcoords="offset points", color=GREY
@@ -30,9 +26,8 @@ def memory_by_kind(ax, sizes, needed, chosen, budget):
 
 def recall_against_speed(ax, curves, k):
     """Recall@k against queries per second: ``curves`` maps a name to ``[(recall, queries per second), ...]``."""
-    for (name, points), (marker, style, colour) in zip(curves.items(), LOOKS, strict=False):
-        recall, speed = zip(*points, strict=True)
-        ax.plot(recall, speed, marker=marker, linestyle=style, color=colour, label=name)
+    for (name, points), look in zip(curves.items(), LOOKS, strict=False):
+        ax.plot(*zip(*points, strict=True), label=name, **look)
     ax.set(yscale="log", xlabel=f"recall@{k}", ylabel="queries per second")
     ax.legend(fontsize=11)
     enough = [(speed, name, recall) for name, points in curves.items() for recall, speed in points if recall >= 0.95]

@@ -19,11 +19,11 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from cbir_utils.artifacts.files import atomic_path, sha256, write_json
+from cbir_utils.artifacts.locks import exclusive
 from cbir_utils.artifacts.store import ArtifactError
 from cbir_utils.datasets import DatasetError, folder_kind, load_dataset
 from cbir_utils.folders.files import image_or_reason
 from cbir_utils.folders.folder import list_files, save_rejects
-from cbir_utils.run import Run
 from cbir_utils.scale.workers import ShardError, encoded, parquet
 
 #: Of the shards and their manifest.
@@ -79,7 +79,7 @@ def encode_shards(source, encoder, folder, *, shard_size=4096, workers=2, addres
     facts = {"format": FORMAT, "encoder": sha256(encoder), "source": signature, "shard_size": shard_size}
     paths = _paths(folder, len(ids), shard_size)
     try:
-        with Run(folder.name, folder.parent).exclusive():
+        with exclusive(folder):
             missing = [number for number, path in enumerate(paths) if _read(path, facts) is None]
             write_json(folder / "manifest.json", {**facts, "source_name": str(source), "images": len(ids)})
             if missing:

@@ -4,11 +4,12 @@ import logging
 import os
 import socket
 import tempfile
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+
+from cbir_utils.folders.folder import quiet
 
 #: Seconds to wait for a cluster (Ray waits for minutes, and ends the process), and attempts to start Ray (which gives
 #: itself 30 seconds: too few on a busy machine).
@@ -102,6 +103,7 @@ def _start(workers, address):
     import ray
 
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_BACKEND_LOG_LEVEL="fatal")  # the first: a report to its makers
     how = {"address": "local", "num_cpus": workers, "include_dashboard": False}
     if address:
         how = {"address": address, "runtime_env": {"py_modules": [str(Path(__file__).parents[1])]}}
@@ -110,22 +112,10 @@ def _start(workers, address):
         try:
             if host:
                 socket.create_connection((host, port), timeout=CONNECT).close()
-            with _silence():
+            with quiet():
                 return ray.init(**how, log_to_driver=False, logging_level=logging.CRITICAL)
         except Exception as error:  # where its time is up, Ray raises no more special one
             ray.shutdown()
             if not left:
                 where = address or "this machine"
                 raise ShardError(f"no Ray answers at {where} ({error}); start one with `ray start --head`") from error
-
-
-@contextmanager
-def _silence():
-    """Spare the reader what Ray's C++ part says on file descriptor 2."""
-    os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_BACKEND_LOG_LEVEL="fatal")  # the first: a report to its makers
-    with open(os.devnull, "wb") as nowhere, os.fdopen(os.dup(2), "wb") as saved:
-        os.dup2(nowhere.fileno(), 2)
-        try:
-            yield
-        finally:
-            os.dup2(saved.fileno(), 2)

@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import re
-import subprocess
 import sys
 from multiprocessing import get_context
 from pathlib import Path
@@ -262,53 +261,3 @@ def test_an_invalid_manifest_is_refused_and_not_overwritten(store, text, what):
         with pytest.raises(ArtifactError, match=f"manifest.json {what}; delete this file and run {command}"):
             use()
     assert store.path("manifest.json").read_text() == text
-
-
-# -- one run at a time --------------------------------------------------------------------------------------------
-
-HOLD = """
-import sys
-from cbir_utils.artifacts.store import Store
-
-with Store(sys.argv[1]).exclusive():
-    print("held", flush=True)
-    sys.stdin.read()
-"""
-
-
-def holder(store):
-    """Another process that holds the folder until its input ends; it says so when it has it."""
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-    command = [sys.executable, "-c", HOLD, str(store.folder)]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True)
-
-
-@pytest.mark.parametrize("end", [lambda process: process.stdin.close(), lambda process: process.kill()])
-def test_a_second_run_is_refused_until_the_first_ends_or_is_killed(store, end):
-    with holder(store) as process:
-        assert process.stdout.readline() == "held\n"
-        refused = pytest.raises(ArtifactError, match=rf"another run \(process {process.pid}\) .*--results")
-        with refused, store.exclusive():
-            pytest.fail("two runs held one folder")
-        end(process)
-        process.wait(timeout=20)
-        with store.exclusive():
-            assert store.path(".run.lock").read_text() == str(os.getpid())
-
-
-def test_a_run_that_fails_leaves_no_lock_and_others_may_save_meanwhile(store):
-    with pytest.raises(ZeroDivisionError), store.exclusive():
-        Store(store.folder).save_json("history.json", 1)
-        raise ZeroDivisionError
-    with store.exclusive():
-        assert store.load_json("history.json") == 1
-
-
-def test_only_what_killed_processes_left_is_swept(store):
-    with subprocess.Popen([sys.executable, "-c", ""]) as gone:
-        gone.wait()
-    left, alive = (store.path(f"method/.partial-{pid}-x-codes.npy") for pid in (gone.pid, os.getpid()))
-    left.parent.mkdir(parents=True)
-    left.touch(), alive.touch()
-    with store.exclusive():
-        assert names_in(left.parent) == [alive.name]

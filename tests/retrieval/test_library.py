@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cbir_utils.artifacts.locks import exclusive
 from cbir_utils.artifacts.store import ArtifactError
 from cbir_utils.datasets import load_dataset
 from cbir_utils.retrieval.library import Added, add_folder, add_images
@@ -106,7 +107,7 @@ def test_adding_at_the_same_time_loses_nothing(pictures):
     """Under a runner too, which holds the run for the notebook that adds."""
     run, data = pictures
     images = ink(3, 12)[..., None]
-    with run.exclusive(), ThreadPoolExecutor(6) as pool:
+    with exclusive(run.folder), ThreadPoolExecutor(6) as pool:
         added = list(pool.map(lambda row: add_images(run, data, images[[row]], [f"x/{row}.png"]), range(12)))
     assert added == [[f"x/{row}.png"] for row in range(12)]
     assert len(Retriever(run, data)) == 24

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from cbir_utils.artifacts.locks import exclusive
 from cbir_utils.artifacts.store import ArtifactError
 from cbir_utils.datasets import load_dataset
 from cbir_utils.folders.folder import pack_folder
@@ -39,7 +40,7 @@ def test_every_help_fits_one_screen(command, capsys, monkeypatch):
 
 def test_a_second_run_into_the_same_folder_stops(tmp_path):
     words = ["run", "--dataset", "shapes", "--results", str(tmp_path)]
-    with Run("shapes", tmp_path).exclusive():
+    with exclusive(tmp_path / "shapes"):
         done = subprocess.run([sys.executable, "-m", "cbir_utils", *words], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2
     assert f"another run (process {os.getpid()}) is writing to" in done.stderr
@@ -276,7 +277,7 @@ def test_an_experiment_that_fails_is_told_in_one_sentence(command, finished, cap
     monkeypatch.setattr(experiments, "collapse", fail)
     assert command("measure", "collapse") == status
     assert capsys.readouterr().err == f"cbir: {error}\n"
-    with finished[0].exclusive():
+    with exclusive(finished[0].folder):
         assert command("measure", "collapse") == 2
     assert "another run" in capsys.readouterr().err
 
