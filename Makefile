@@ -69,7 +69,7 @@ test-faults: $(STAMP)  ## damaged files, killed processes, full disks, strangers
 
 test-oldest: $(OLDEST)/.installed  ## what learns and searches, with the lowest versions that pyproject.toml allows
 	"$(OLDEST)/bin/python" -m pytest $(addprefix tests/,test_datasets.py test_index.py test_metrics.py test_models.py \
-		test_plots.py test_run.py test_store.py test_training.py folders methods runner/test_notebooks.py)
+		test_plots.py test_run.py test_training.py artifacts folders methods runner/test_notebooks.py)
 
 lab: $(STAMP)  ## JupyterLab in notebooks/, or another folder: NOTEBOOKS=results/workshop
 	"$(BIN)/jupyter" lab --notebook-dir "$(NOTEBOOKS)"
@@ -79,7 +79,7 @@ app: $(STAMP)  ## the explorer as a page on this machine: PORT=8866, CBIR_DATASE
 
 site: $(VENV)/.installed-site  ## the notebooks, the report and an explorer as pages that open from the disk, in results/site/pages
 	test -f results/digits/report/index.html || "$(BIN)/python" -m cbir_utils run --to 12 --skip 10 --skip 11
-	"$(BIN)/python" site/build.py
+	"$(BIN)/python" notebooks/site/build.py
 
 paper: $(STAMP)  ## MNIST with the paper's values, to the report; a second start goes on where the first stopped
 	"$(BIN)/python" -m cbir_utils run --dataset mnist --profile paper --to 12 --skip 10 --skip 11 --resume

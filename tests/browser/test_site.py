@@ -17,7 +17,7 @@ from cbir_utils.training import encode, load_model
 @pytest.fixture(scope="module")
 def pages():
     """The folder of the pages, made from the run of these tests."""
-    spec = importlib.util.spec_from_file_location("build", ROOT / "site" / "build.py")
+    spec = importlib.util.spec_from_file_location("build", ROOT / "notebooks" / "site" / "build.py")
     build = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(build)
     assert build.main(KEPT / "results", KEPT / "site") == 0

@@ -20,7 +20,7 @@ from cbir_utils.paper.report import write_report
 from cbir_utils.run import Run
 from cbir_utils.training import load_model
 
-HERE, ROOT = Path(__file__).parent, Path(__file__).parents[1]
+HERE, ROOT = Path(__file__).parent, Path(__file__).parents[2]
 SITE = ROOT / "results" / "site"
 
 INDEX = """\
