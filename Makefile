@@ -33,6 +33,9 @@ test: $(VENV)/.installed-scale  ## ruff, then pytest and nbval, two of the three
 	$(MAKE) -j2 $(if $(filter output-sync,$(.FEATURES)),--output-sync=line) test-modules test-series test-lessons
 	"$(BIN)/python" tests/compared.py
 
+# Each part has a core: threads beyond that would mostly wait for one another.
+test-modules test-series test-lessons: export OMP_NUM_THREADS = 1
+
 test-modules: $(VENV)/.installed-scale  ## pytest
 	"$(BIN)/python" -m pytest -m "not long" tests
 

@@ -216,8 +216,6 @@ class Store:
     def _error(self, name, what):
         return ArtifactError(f"{self.path(name)} {what}; make it anew with {self.remedy(name)}")
 
-    # -- which data ------------------------------------------------------------------------------------
-
     def same_data(self, content_hash):
         """Make sure that the run's files come from these data; the first call notes the dataset's content hash."""
         known = self.manifest.get("content_hash")

@@ -64,7 +64,7 @@ def film(panels, kinds, names, *, captions, caption="", slider="frame", start=No
     })  # fmt: skip
 
 
-def pad(decode, codes, kinds, names, *, cells=25, title="codes"):
+def pad(decode, codes, kinds, names, *, cells=15, title="codes"):
     """A point to drag over codes of two numbers, and beside it the image that ``decode`` makes of it.
 
     ``decode`` turns codes ``(N, 2)`` into images ``(N, H, W, C)`` in [0, 1]. It is asked once, for ``cells × cells``

@@ -110,7 +110,7 @@ def dataset(evidence):
 
 def shown_query(evidence):
     """The query of figures 7 and 8, as notebook 05 chooses it, the first of a class: its row, the class's name."""
-    wanted = evidence.manifest.get("parameters", {}).get("05_query_images", {}).get("query_class")
+    wanted = evidence.manifest.get("parameters", {}).get("05_query_images", {}).get("query_class", "9")
     names = [evidence.data.class_names[label] for label in evidence.data.queries.labels]
     row = names.index(wanted) if wanted in names else 0
     return row, names[row]

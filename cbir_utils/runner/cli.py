@@ -12,8 +12,7 @@ from contextlib import suppress
 from itertools import takewhile
 from pathlib import Path
 
-from cbir_utils.artifacts.locks import exclusive
-from cbir_utils.artifacts.store import ArtifactError
+from cbir_utils.artifacts.locks import ArtifactError, exclusive
 from cbir_utils.datasets import folder_kind, load_dataset
 from cbir_utils.folders.folder import pack_folder, save_rejects
 from cbir_utils.lessons.tables import results_table

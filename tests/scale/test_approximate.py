@@ -480,7 +480,7 @@ def test_an_index_is_read_by_the_class_that_wrote_it(tmp_path):
     ("hnsw", {"short": 8, "originals": "memory"}),
     ("sq8", {}),
     ("ivfpq", {"short": 6, "pq_bytes": 3}),
-    ("ivfpq", {"pq_bytes": 99}),
+    ("ivfpq", {"short": 4, "pq_bytes": 99}),
     ("ivfpq_fast", {"pq_bytes": 4}),
     ("ivfpq_fast", {}),
 ], ids=str)  # fmt: skip
