@@ -24,7 +24,7 @@ from cbir_utils.methods import steps
 from cbir_utils.methods.distortion import MatchedSearch, blend, distortion, gradients, warp_of
 from cbir_utils.methods.manifold import DiffusionMap
 from cbir_utils.metrics import evaluate
-from cbir_utils.retrieval.learn import DIMENSIONS, NEIGHBOURS, learn_fused
+from cbir_utils.retrieval.learn import learn_fused
 from cbir_utils.retrieval.retriever import Retriever
 from cbir_utils.run import Run
 
@@ -37,8 +37,7 @@ def untaught(data):
     start = time.perf_counter()
     codes = steps.project_both(data, steps.fit_edges(data))
     hits = steps.candidates_both(MatchedSearch(codes[0], data.database.images), codes, data)
-    size = {"k": min(NEIGHBOURS, len(codes[0]) - 1), "dimensions": min(DIMENSIONS, len(codes[0]) - 2)}
-    mapped = steps.map_both(DiffusionMap.fit(hits[0], **size), hits)
+    mapped = steps.map_both(DiffusionMap.fit(hits[0]), hits)
     first = blend(hits[1], mapped[1], mapped[0]).ids
     seconds = time.perf_counter() - start
     found = {"hog, mapped": evaluate(data, *mapped), "hog, matched": evaluate(data, *mapped, first=first)}

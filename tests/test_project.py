@@ -2,6 +2,7 @@
 
 import ast
 import configparser
+import importlib.util
 import os
 import re
 import shlex
@@ -188,6 +189,18 @@ def test_the_notebook_that_makes_an_artifact_is_the_one_named_in_errors():
 @pytest.mark.parametrize("path", sorted((ROOT / "notebooks").rglob("*.ipynb")), ids=lambda path: path.stem)
 def test_no_notebook_imports_the_command_line(path):
     assert "cbir_utils.runner" not in path.read_text()
+
+
+SCRIPTS = sorted(path for path in (ROOT / "tests").rglob("*.py") if not path.name.startswith("test_"))
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
+def test_what_a_script_imports_from_the_package_is_there(path):
+    """No test runs most of the scripts beside the tests: what is renamed would be missed."""
+    for name in (name for name in imported(path) if name.startswith("cbir_utils.")):
+        module, _, thing = name.rpartition(".")
+        module = importlib.import_module(module)
+        assert hasattr(module, thing) or importlib.util.find_spec(name), name
 
 
 def test_searching_does_not_load_tensorflow():
