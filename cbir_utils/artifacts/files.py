@@ -10,6 +10,10 @@ from pathlib import Path
 import numpy as np
 
 
+class ArtifactError(RuntimeError):
+    """A run's file is missing, damaged or another's; the message names it and the command that makes it anew."""
+
+
 @contextmanager
 def partial_path(path):
     """Yield a temporary path beside ``path``, with the same ending; whatever is left of it is deleted at the end."""

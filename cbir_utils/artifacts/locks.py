@@ -4,9 +4,7 @@ import fcntl
 import os
 from contextlib import contextmanager
 
-
-class ArtifactError(RuntimeError):
-    """A run's file is missing, damaged or another's; the message names it and the command that makes it anew."""
+from cbir_utils.artifacts.files import ArtifactError
 
 
 @contextmanager

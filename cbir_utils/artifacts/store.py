@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from cbir_utils.artifacts.chapters import made_by
-from cbir_utils.artifacts.files import partial_path, read_sealed, sealed, sha256, write_json, write_npy
-from cbir_utils.artifacts.locks import ArtifactError, locked
+from cbir_utils.artifacts.files import ArtifactError, partial_path, read_sealed, sealed, sha256, write_json, write_npy
+from cbir_utils.artifacts.locks import locked
 
 #: The packages whose versions can change a result, noted in the manifest.
 PACKAGES = ("tensorflow", "keras", "numpy", "scipy", "scikit-learn", "faiss-cpu", "pillow", "matplotlib")
