@@ -94,7 +94,8 @@ def guided(run, data, *, seeds=3, images=4000, queries=2000, epochs=10, rounds=1
 
 def train_rounds(model, images, rounds, *, seed, by_retrieval):
     """Train an :class:`Autoencoder` on in rounds of an epoch; returns the share of mutual hits in each guided one."""
-    rng, wanted, shares = np.random.default_rng(seed), np.arange(len(images)), []
+    order, choice = np.random.default_rng(seed).spawn(2)  # apart, so that both ways see the same batches
+    wanted, shares = np.arange(len(images)), []
 
     def batch_of(rows):
         return scale(images[rows]), scale(images[wanted[rows]])
@@ -102,9 +103,9 @@ def train_rounds(model, images, rounds, *, seed, by_retrieval):
     model.autoencoder.compile(keras.optimizers.Adam(), LOSSES["binary_crossentropy"](), jit_compile=False)
     for _ in range(rounds):
         if by_retrieval:
-            wanted[:], share = partners(encode(model.encoder, images), rng)
+            wanted[:], share = partners(encode(model.encoder, images), choice)
             shares.append(share)
-        train_epoch(model.autoencoder, History(), rng.permutation(len(images)), min(BATCH, len(images)), batch_of)
+        train_epoch(model.autoencoder, History(), order.permutation(len(images)), min(BATCH, len(images)), batch_of)
     return shares
 
 

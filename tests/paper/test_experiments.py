@@ -94,12 +94,13 @@ def test_partners_are_mutual_hits_or_the_image_itself():
 def test_a_guided_round_learns_to_draw_what_it_retrieved_and_a_plain_one_the_image_itself(digits, monkeypatch):
     images, seen = digits.database.images[:40], []
     monkeypatch.setattr(experiments, "encode", lambda *_: None)
-    monkeypatch.setattr(experiments, "partners", lambda *_: (np.roll(np.arange(40), 1), 0.25))
-    monkeypatch.setattr(experiments, "train_epoch", lambda m, h, order, b, batch_of: seen.append(batch_of([3, 5])))
+    monkeypatch.setattr(experiments, "partners", lambda codes, rng: (np.roll(np.arange(40), 1), rng.random() and 0.25))
+    monkeypatch.setattr(experiments, "train_epoch", lambda m, h, *how: seen.append((how[0], how[2]([3, 5]))))
     model = build_convolutional(images.shape[1:])
     assert experiments.train_rounds(model, images, 2, seed=0, by_retrieval=True) == [0.25, 0.25]
     assert experiments.train_rounds(model, images, 1, seed=0, by_retrieval=False) == []
-    for (given, wanted), rows in zip(seen, ([2, 4], [2, 4], [3, 5]), strict=True):
+    np.testing.assert_array_equal(seen[0][0], seen[2][0])  # the same batches both ways: all else is equal
+    for (_, (given, wanted)), rows in zip(seen, ([2, 4], [2, 4], [3, 5]), strict=True):
         np.testing.assert_array_equal(given, scale(images[[3, 5]]))
         np.testing.assert_array_equal(wanted, scale(images[rows]))
 
